@@ -1,0 +1,1 @@
+//! svclb-pod: see the modules.
