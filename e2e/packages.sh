@@ -54,12 +54,11 @@ look() {
 # bind-mounted in a mount namespace of its own, over the host's policy where it has one. Where it has
 # none the mount needs a file to lie on: an empty one that nobody executes, removed afterwards.
 apt_install() {
-  local policy=$root/target/policy-rc.d host=/usr/sbin/policy-rc.d placeholder= status=0
+  local policy=$root/target/policy-rc.d host=/usr/sbin/policy-rc.d status=0
   printf '#!/bin/sh\nexit 101\n' >"$policy"
   chmod +x "$policy"
   if [ ! -e "$host" ]; then
-    placeholder=$host
-    trap 'rm -f "$placeholder"' EXIT
+    trap "rm -f '$host'" EXIT
     : >"$host"
   fi
   # needrestart (Ubuntu) would restart services whose libraries have changed.
@@ -68,7 +67,7 @@ apt_install() {
     "$policy" "$host" \
     apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" 2>&1 </dev/null |
     tr -d '\r' | tee -a "$log" | sed -un 's/^Setting up \([^ ]*\) (\(.*\)) \.\.\.$/  \1 \2/p' || status=$?
-  rm -f "$policy" ${placeholder:+"$placeholder"}
+  rm -f "$policy"
   return $status
 }
 
