@@ -1,1 +1,8 @@
-//! svclb-pod: see the modules.
+//! Forwards the ports of one LoadBalancer Service: what is decided, free of I/O, and the kernel
+//! interfaces that it goes through.
+//!
+//! [`config`] is the environment as values, [`rules`] what must therefore hold.
+
+pub mod config;
+pub mod ranges;
+pub mod rules;
