@@ -4,5 +4,7 @@
 //! [`config`] is the environment as values, [`rules`] what must therefore hold.
 
 pub mod config;
+pub mod iptables;
 pub mod ranges;
 pub mod rules;
+mod sys;

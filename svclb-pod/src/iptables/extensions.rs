@@ -3,120 +3,128 @@
 
 use std::net::IpAddr;
 
-use nix::libc::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
-
-use super::Family;
 use super::layout::{EXTENSION, EXTENSION_NAME, xt_align};
+use crate::config::{Family, Protocol};
+use crate::rules::Direction;
 
-/// `IP_CT_ESTABLISHED`, `IP_CT_RELATED` as bits of a state mask (`XT_CONNTRACK_STATE_BIT`).
-const ESTABLISHED_OR_RELATED: u16 = 1 << 1 | 1 << 2;
-/// `IPS_DST_NAT` of `linux/netfilter/nf_conntrack_common.h`: the destination was changed.
+/// `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h: the destination was rewritten.
 const STATUS_DNAT: u16 = 1 << 5;
 
-/// `XT_CONNTRACK_STATE`, `XT_CONNTRACK_STATUS`, `XT_CONNTRACK_ORIGDST_PORT`: what is to be compared.
-const COMPARE_STATE: u16 = 1 << 0;
-const COMPARE_STATUS: u16 = 1 << 6;
-const COMPARE_ORIGINAL_PORT: u16 = 1 << 9;
+/// `XT_CONNTRACK_*` of linux/netfilter/xt_conntrack.h: what is compared.
+mod compare {
+    pub(super) const STATE: u16 = 1 << 0;
+    pub(super) const STATUS: u16 = 1 << 6;
+    pub(super) const ORIGINAL_PORT: u16 = 1 << 9;
+    pub(super) const DIRECTION: u16 = 1 << 12;
+}
 
 /// `NF_NAT_RANGE_MAP_IPS`, `NF_NAT_RANGE_PROTO_SPECIFIED` of `linux/netfilter/nf_nat.h`.
 const RANGE_ADDRESS: u32 = 1 << 0;
 const RANGE_PORT: u32 = 1 << 1;
 
-/// `SCTP`'s `XT_SCTP_DEST_PORTS`: the destination port is to be compared.
+/// `XT_SCTP_DEST_PORTS` of linux/netfilter/xt_sctp.h: the destination port is to be compared.
 const SCTP_DESTINATION_PORT: u32 = 0x02;
 
 /// One match of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Match {
-    /// `-m tcp --dport 80`, for the protocol of the rule.
-    DestinationPort {
-        /// An `IPPROTO_*` number: TCP, UDP or SCTP.
-        protocol: u8,
-        /// What the packet has now, after destination NAT.
-        port: u16,
-    },
-    /// `-m conntrack --ctstate RELATED,ESTABLISHED`
-    Established,
-    /// `-m conntrack --ctstatus DNAT`, and `--ctorigdstport 80` for the port that was asked for.
-    Translated {
-        /// The destination port before destination NAT; any, without.
-        original_port: Option<u16>,
-    },
-    /// `-m statistic --mode random`, true once in `out_of` times.
-    Random {
-        /// At least 1.
-        out_of: u32,
-    },
+    /// `-m tcp --dport 80`, for the protocol of the rule: the port of the packet as it is now.
+    DestinationPort(Protocol, u16),
+    /// `-m conntrack`
+    Conntrack(Conntrack),
+    /// `-m statistic --mode random`, true once in so many times.
+    OnceIn(u32),
+}
+
+/// What the packet's connection must be; the default fits any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Conntrack {
+    /// `--ctstate`
+    pub(super) state: Option<State>,
+    /// `--ctstatus DNAT`: its destination was rewritten.
+    pub(super) dnat: bool,
+    /// `--ctorigdstport`: the destination port before it was rewritten.
+    pub(super) original_port: Option<u16>,
+    /// `--ctdir`
+    pub(super) direction: Option<Direction>,
+}
+
+/// The state of a packet in its connection, as a bit of a mask (`XT_CONNTRACK_STATE_BIT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(super) enum State {
+    /// `IP_CT_ESTABLISHED`: there has been an answer.
+    Established = 1 << 1,
+    /// `IP_CT_RELATED`: an error about a connection, or one that a connection expects.
+    Related = 1 << 2,
+    /// `IP_CT_NEW`: there has been no answer.
+    New = 1 << 3,
 }
 
 impl Match {
     pub(super) fn append(self, out: &mut Vec<u8>) {
         match self {
-            Self::DestinationPort { protocol, port } => destination_port(out, protocol, port),
-            Self::Established => conntrack(out, COMPARE_STATE, 0),
-            Self::Translated {
-                original_port: Some(port),
-            } => conntrack(out, COMPARE_STATUS | COMPARE_ORIGINAL_PORT, port),
-            Self::Translated {
-                original_port: None,
-            } => conntrack(out, COMPARE_STATUS, 0),
-            Self::Random { out_of } => random(out, out_of),
+            Self::DestinationPort(protocol, port) => destination_port(out, protocol, port),
+            Self::Conntrack(wanted) => conntrack(out, wanted),
+            Self::OnceIn(times) => random(out, times),
         }
     }
 }
 
-/// `struct xt_tcp`, `struct xt_udp` (`linux/netfilter/xt_tcpudp.h`), `struct xt_sctp_info`
-/// (`linux/netfilter/xt_sctp.h`); ports are in host order.
-fn destination_port(out: &mut Vec<u8>, protocol: u8, port: u16) {
+/// `struct xt_tcp`, `struct xt_udp` (linux/netfilter/xt_tcpudp.h), `struct xt_sctp_info`
+/// (linux/netfilter/xt_sctp.h); ports are in host order.
+fn destination_port(out: &mut Vec<u8>, protocol: Protocol, port: u16) {
     let mut data = Vec::new();
-    match i32::from(protocol) {
-        IPPROTO_SCTP => {
+    match protocol {
+        Protocol::Tcp => {
+            put_u16(&mut data, [0, u16::MAX, port, port]);
+            data.extend([0; 4]); // no option, no flags, nothing inverted
+        }
+        Protocol::Udp => {
+            put_u16(&mut data, [0, u16::MAX, port, port]);
+            data.extend([0; 2]); // nothing inverted
+        }
+        Protocol::Sctp => {
             // Destination before source, unlike the other two.
             put_u16(&mut data, [port, port, 0, u16::MAX]);
-            // No chunk is looked at: map, kind, flags of chunks and their number.
-            data.resize(data.len() + 256 + 4 + 4 * 3 + 4, 0);
+            // No chunk is looked at: map, kind, flags of four chunks and their number.
+            data.extend([0; 256 + 4 + 4 * 3 + 4]);
             put_u32(&mut data, [SCTP_DESTINATION_PORT, 0]);
-            extension(out, "sctp", 0, &data);
         }
-        IPPROTO_UDP => {
-            put_u16(&mut data, [0, u16::MAX, port, port]);
-            data.resize(data.len() + 2, 0);
-            extension(out, "udp", 0, &data);
-        }
-        IPPROTO_TCP => {
-            put_u16(&mut data, [0, u16::MAX, port, port]);
-            data.resize(data.len() + 4, 0);
-            extension(out, "tcp", 0, &data);
-        }
-        _ => {}
     }
+    extension(out, protocol.name(), 0, &data);
 }
 
-/// `struct xt_conntrack_mtinfo3` (`linux/netfilter/xt_conntrack.h`)
-fn conntrack(out: &mut Vec<u8>, compare: u16, original_port: u16) {
-    let only = |flag: u16, value: u16| if compare & flag == 0 { 0 } else { value };
+/// `struct xt_conntrack_mtinfo3` (linux/netfilter/xt_conntrack.h)
+fn conntrack(out: &mut Vec<u8>, wanted: Conntrack) {
+    let only = |wanted: bool, flag: u16| if wanted { flag } else { 0 };
+    let compared = only(wanted.state.is_some(), compare::STATE)
+        | only(wanted.dnat, compare::STATUS)
+        | only(wanted.original_port.is_some(), compare::ORIGINAL_PORT)
+        | only(wanted.direction.is_some(), compare::DIRECTION);
+    // What is compared is the original direction.
+    let inverted = only(
+        wanted.direction == Some(Direction::Reply),
+        compare::DIRECTION,
+    );
+    let state = wanted.state.map_or(0, |state| state as u16);
+    let port = wanted.original_port.unwrap_or(0);
     // Four addresses with their masks, two times of expiry.
     let mut data = vec![0; 8 * 16 + 2 * 4];
-    put_u16(&mut data, [0, 0, original_port, 0, 0]); // protocol, ports of both directions
-    put_u16(&mut data, [compare, 0]); // and none of it inverted
-    put_u16(
-        &mut data,
-        [
-            only(COMPARE_STATE, ESTABLISHED_OR_RELATED),
-            only(COMPARE_STATUS, STATUS_DNAT),
-        ],
-    );
-    put_u16(&mut data, [0, original_port, 0, 0]); // the ranges' other ends
+    put_u16(&mut data, [0, 0, port, 0, 0]); // protocol, ports of both directions
+    put_u16(&mut data, [compared, inverted]);
+    put_u16(&mut data, [state, only(wanted.dnat, STATUS_DNAT)]);
+    put_u16(&mut data, [0, port, 0, 0]); // the ranges' other ends
     data.resize(data.len().next_multiple_of(4), 0);
     extension(out, "conntrack", 3, &data);
 }
 
 /// `struct xt_statistic_info` (`linux/netfilter/xt_statistic.h`); its probability is of 2^31.
-fn random(out: &mut Vec<u8>, out_of: u32) {
+fn random(out: &mut Vec<u8>, times: u32) {
     const ALWAYS: u32 = 1 << 31;
     let mut data = Vec::new();
     put_u16(&mut data, [0, 0]); // XT_STATISTIC_MODE_RANDOM, not inverted
-    put_u32(&mut data, [ALWAYS / out_of.max(1), 0, 0]);
+    put_u32(&mut data, [ALWAYS / times.max(1), 0, 0]);
     data.resize(data.len() + 8, 0); // the kernel's own pointer
     extension(out, "statistic", 0, &data);
 }
@@ -148,11 +156,11 @@ pub(super) fn dnat(address: IpAddr, port: u16) -> Vec<u8> {
 pub(super) fn masquerade(family: Family) -> Vec<u8> {
     let mut data = Vec::new();
     match family {
-        Family::Ipv4 => {
+        Family::V4 => {
             put_u32(&mut data, [1, 0]);
             data.resize(data.len() + 2 * 4 + 2 * 2, 0);
         }
-        Family::Ipv6 => data.resize(4 + 2 * 16 + 2 * 2, 0),
+        Family::V6 => data.resize(4 + 2 * 16 + 2 * 2, 0),
     }
     let mut target = Vec::new();
     extension(&mut target, "MASQUERADE", 0, &data);
@@ -193,35 +201,37 @@ mod tests {
 
     #[test]
     fn data_is_as_long_as_the_kernel_wants_it() {
-        let port = |protocol: i32| Match::DestinationPort {
-            protocol: protocol as u8,
-            port: 80,
-        };
-        assert_eq!(size_of_match(port(IPPROTO_TCP)), xt_align(12));
-        assert_eq!(size_of_match(port(IPPROTO_UDP)), xt_align(10));
-        assert_eq!(size_of_match(port(IPPROTO_SCTP)), xt_align(292));
-        assert_eq!(size_of_match(Match::Established), xt_align(164));
-        assert_eq!(size_of_match(Match::Random { out_of: 3 }), 24);
+        let port = |protocol| size_of_match(Match::DestinationPort(protocol, 80));
+        assert_eq!(port(Protocol::Tcp), xt_align(12));
+        assert_eq!(port(Protocol::Udp), xt_align(10));
+        assert_eq!(port(Protocol::Sctp), xt_align(292));
         assert_eq!(
-            dnat(IpAddr::from([10, 0, 0, 1]), 80).len(),
-            EXTENSION + xt_align(44)
+            size_of_match(Match::Conntrack(Conntrack::default())),
+            xt_align(164)
         );
-        assert_eq!(masquerade(Family::Ipv4).len(), EXTENSION + xt_align(20));
-        assert_eq!(masquerade(Family::Ipv6).len(), EXTENSION + xt_align(40));
+        assert_eq!(size_of_match(Match::OnceIn(3)), 24);
+        let address = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!(dnat(address, 80).len(), EXTENSION + xt_align(44));
+        assert_eq!(masquerade(Family::V4).len(), EXTENSION + xt_align(20));
+        assert_eq!(masquerade(Family::V6).len(), EXTENSION + xt_align(40));
     }
 
     #[test]
-    fn a_conntrack_match_names_the_port_twice_and_the_status() {
+    fn a_conntrack_match_compares_what_is_asked_for() {
         let mut out = Vec::new();
-        Match::Translated {
+        let wanted = Conntrack {
+            state: Some(State::New),
+            dnat: true,
             original_port: Some(80),
-        }
-        .append(&mut out);
+            direction: Some(Direction::Reply),
+        };
+        Match::Conntrack(wanted).append(&mut out);
         let data = &out[EXTENSION..];
         let at = |offset: usize| u16::from_ne_bytes([data[offset], data[offset + 1]]);
         assert_eq!(at(140), 80, "origdst_port");
-        assert_eq!(at(146), 1 << 6 | 1 << 9, "match_flags");
-        assert_eq!(at(150), 0, "state_mask");
+        assert_eq!(at(146), 1 << 0 | 1 << 6 | 1 << 9 | 1 << 12, "match_flags");
+        assert_eq!(at(148), 1 << 12, "invert_flags");
+        assert_eq!(at(150), 1 << 3, "state_mask");
         assert_eq!(at(152), 1 << 5, "status_mask");
         assert_eq!(at(156), 80, "origdst_port_high");
     }

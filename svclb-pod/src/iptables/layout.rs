@@ -4,51 +4,51 @@
 //! Offsets are computed from the architecture's alignment of a 64-bit integer and its pointer size,
 //! so that they are those of the kernel wherever this is built.
 
-use super::Family;
+use crate::config::Family;
 
 /// `XT_TABLE_MAXNAMELEN`
-pub(super) const TABLE_NAME: usize = 32;
+pub(crate) const TABLE_NAME: usize = 32;
 /// `XT_FUNCTION_MAXNAMELEN`, the room for a chain's name and its end.
-pub(super) const CHAIN_NAME: usize = 30;
+pub(crate) const CHAIN_NAME: usize = 30;
 /// `XT_EXTENSION_MAXNAMELEN`, the room for a match's or target's name and its end.
-pub(super) const EXTENSION_NAME: usize = 29;
+pub(crate) const EXTENSION_NAME: usize = 29;
 /// `sizeof(struct xt_entry_match)` and `sizeof(struct xt_entry_target)`: size, name, revision.
-pub(super) const EXTENSION: usize = 2 + EXTENSION_NAME + 1;
+pub(crate) const EXTENSION: usize = 2 + EXTENSION_NAME + 1;
 /// `NF_INET_NUMHOOKS`
-pub(super) const HOOKS: usize = 5;
+pub(crate) const HOOKS: usize = 5;
 /// `sizeof(struct xt_counters)`: packets and bytes.
-pub(super) const COUNTERS: usize = 16;
+pub(crate) const COUNTERS: usize = 16;
 
 /// `XT_ALIGN`: what matches, targets and with them entries are padded to.
-pub(super) const fn xt_align(size: usize) -> usize {
+pub(crate) const fn xt_align(size: usize) -> usize {
     size.next_multiple_of(align_of::<u64>())
 }
 
 /// `sizeof(struct xt_standard_target)`: an `int` follows the header.
-pub(super) const STANDARD_TARGET: usize = xt_align(EXTENSION + 4);
+pub(crate) const STANDARD_TARGET: usize = xt_align(EXTENSION + 4);
 /// `sizeof(struct xt_error_target)`: a chain's name follows the header.
-pub(super) const ERROR_TARGET: usize = xt_align(EXTENSION + CHAIN_NAME);
+pub(crate) const ERROR_TARGET: usize = xt_align(EXTENSION + CHAIN_NAME);
 
 /// `struct ipt_entry` and `struct ip6t_entry`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct EntryLayout {
+pub(crate) struct EntryLayout {
     /// `sizeof(struct ipt_ip)` or `sizeof(struct ip6t_ip6)`, after which `nfcache` lies.
-    pub(super) selector: usize,
+    pub(crate) selector: usize,
     /// `target_offset`; `next_offset` is the next 16 bits and `comefrom` the 32 bits after it.
-    pub(super) target_offset: usize,
+    pub(crate) target_offset: usize,
     /// Packets and bytes.
-    pub(super) counters: usize,
+    pub(crate) counters: usize,
     /// Where the matches begin.
-    pub(super) size: usize,
+    pub(crate) size: usize,
 }
 
 impl EntryLayout {
-    pub(super) const fn of(family: Family) -> Self {
+    pub(crate) const fn of(family: Family) -> Self {
         let selector = match family {
             // Four addresses, two names and two masks of interfaces, protocol, two bytes of flags.
-            Family::Ipv4 => 4 * 4 + 4 * 16 + 2 + 2,
+            Family::V4 => 4 * 4 + 4 * 16 + 2 + 2,
             // The same with longer addresses and the traffic class, padded to 32 bits.
-            Family::Ipv6 => (4 * 16 + 4 * 16 + 2 + 3usize).next_multiple_of(4),
+            Family::V6 => (4 * 16 + 4 * 16 + 2 + 3usize).next_multiple_of(4),
         };
         let target_offset = selector + 4;
         let counters = xt_align(target_offset + 2 + 2 + 4);
@@ -62,18 +62,20 @@ impl EntryLayout {
 }
 
 /// `struct ipt_getinfo`: name, valid hooks, entry and underflow of each hook, number, size.
-pub(super) const GET_INFO: usize = TABLE_NAME + 4 * (1 + HOOKS + HOOKS + 2);
+pub(crate) const GET_INFO: usize = TABLE_NAME + 4 * (1 + HOOKS + HOOKS + 2);
 /// `struct ipt_get_entries`: name and size, then the entries.
-pub(super) const GET_ENTRIES: usize = xt_align(TABLE_NAME + 4);
+pub(crate) const GET_ENTRIES: usize = xt_align(TABLE_NAME + 4);
+/// `size`, that of all entries, in `struct ipt_replace`: after name, hooks and number.
+pub(crate) const REPLACE_SIZE: usize = TABLE_NAME + 4 * 2;
 /// `num_counters` in `struct ipt_replace`: after name, hooks, number, size, entries and underflows.
-pub(super) const REPLACE_NUM_COUNTERS: usize = TABLE_NAME + 4 * (3 + HOOKS + HOOKS);
+pub(crate) const REPLACE_NUM_COUNTERS: usize = TABLE_NAME + 4 * (3 + HOOKS + HOOKS);
 /// The pointer `counters` in `struct ipt_replace`.
-pub(super) const REPLACE_COUNTERS: usize =
+pub(crate) const REPLACE_COUNTERS: usize =
     (REPLACE_NUM_COUNTERS + 4).next_multiple_of(align_of::<usize>());
 /// `struct ipt_replace` up to its entries.
-pub(super) const REPLACE: usize = xt_align(REPLACE_COUNTERS + size_of::<usize>());
+pub(crate) const REPLACE: usize = xt_align(REPLACE_COUNTERS + size_of::<usize>());
 /// `struct xt_counters_info`: name and number, then the counters.
-pub(super) const COUNTERS_INFO: usize = xt_align(TABLE_NAME + 4);
+pub(crate) const COUNTERS_INFO: usize = xt_align(TABLE_NAME + 4);
 
 #[cfg(test)]
 mod tests {
@@ -83,16 +85,16 @@ mod tests {
     #[cfg(target_pointer_width = "64")]
     #[test]
     fn sizes_are_those_of_the_kernel_headers() {
-        let (ipv4, ipv6) = (
-            EntryLayout::of(Family::Ipv4),
-            EntryLayout::of(Family::Ipv6),
-        );
+        let (ipv4, ipv6) = (EntryLayout::of(Family::V4), EntryLayout::of(Family::V6));
         assert_eq!((ipv4.selector, ipv4.target_offset), (84, 88));
         assert_eq!((ipv4.counters, ipv4.size), (96, 112));
         assert_eq!((ipv6.selector, ipv6.target_offset), (136, 140));
         assert_eq!((ipv6.counters, ipv6.size), (152, 168));
         assert_eq!((EXTENSION, STANDARD_TARGET, ERROR_TARGET), (32, 40, 64));
         assert_eq!((GET_INFO, GET_ENTRIES, COUNTERS_INFO), (84, 40, 40));
-        assert_eq!((REPLACE_NUM_COUNTERS, REPLACE_COUNTERS, REPLACE), (84, 88, 96));
+        assert_eq!(
+            (REPLACE_NUM_COUNTERS, REPLACE_COUNTERS, REPLACE),
+            (84, 88, 96)
+        );
     }
 }

@@ -1,11 +1,11 @@
 //! Our chains put into a table that may hold other people's, and taken out of it.
 
-use super::Family;
 use super::rule::{ChainName, RETURN, Rule, Target};
 use super::table::{Chain, ChainId, Table};
+use crate::config::Family;
 
 /// What the names of all our chains begin with.
-pub(super) const PREFIX: &str = "SVCLB-";
+pub(super) const PREFIX: &str = "svclb-";
 
 /// What is ours in one table of one family.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +45,12 @@ impl Table {
         for chain in &mut self.chains {
             if let ChainId::Hook(hook) = chain.id {
                 let wanted = ours.jumps.iter().find(|(at, _)| *at == hook);
-                put_jump(family, &mut chain.rules, ours, wanted.map(|(_, name)| *name));
+                put_jump(
+                    family,
+                    &mut chain.rules,
+                    ours,
+                    wanted.map(|(_, name)| *name),
+                );
             }
         }
         self

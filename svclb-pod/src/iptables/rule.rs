@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use nix::libc::NF_REPEAT;
 
+use super::DecodeError;
 use super::extensions::{Match, extension};
 use super::layout::{CHAIN_NAME, COUNTERS, ERROR_TARGET, EXTENSION, EntryLayout, STANDARD_TARGET};
-use super::{DecodeError, Family};
+use crate::config::Family;
 
 /// `NF_ACCEPT`, `NF_DROP` and `XT_RETURN`, as the standard target holds them.
 pub(super) const ACCEPT: i32 = -nix::libc::NF_ACCEPT - 1;
@@ -118,8 +119,8 @@ impl Rule {
     pub(super) fn protocol(mut self, family: Family, protocol: u8) -> Self {
         // After four addresses, two names of interfaces and their masks.
         let (offset, flags) = match family {
-            Family::Ipv4 => (4 * 4 + 4 * 16, None),
-            Family::Ipv6 => (4 * 16 + 4 * 16, Some(3)),
+            Family::V4 => (4 * 4 + 4 * 16, None),
+            Family::V6 => (4 * 16 + 4 * 16, Some(3)),
         };
         self.criteria[offset..offset + 2].copy_from_slice(&u16::from(protocol).to_ne_bytes());
         if let Some(flags) = flags {
@@ -233,9 +234,10 @@ impl Entry {
             let bytes = entry.get(at..at + 2)?.try_into().ok()?;
             Some(usize::from(u16::from_ne_bytes(bytes)))
         };
-        let (Some(target_offset), Some(next_offset)) =
-            (u16_at(layout.target_offset), u16_at(layout.target_offset + 2))
-        else {
+        let (Some(target_offset), Some(next_offset)) = (
+            u16_at(layout.target_offset),
+            u16_at(layout.target_offset + 2),
+        ) else {
             return Err(damaged);
         };
         let (Some(criteria), Some(target)) = (

@@ -2,40 +2,28 @@
 //! and `linux/netfilter_ipv6/ip6_tables.h` on a socket of the family. Needs `CAP_NET_ADMIN` in the
 //! network namespace.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::libc::{IPPROTO_IP, IPPROTO_IPV6};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::Family;
-use super::layout::{
-    COUNTERS, COUNTERS_INFO, GET_ENTRIES, GET_INFO, HOOKS, REPLACE, REPLACE_COUNTERS,
-    REPLACE_NUM_COUNTERS, TABLE_NAME,
-};
+use super::layout::{COUNTERS, COUNTERS_INFO, GET_ENTRIES, GET_INFO, HOOKS, REPLACE, TABLE_NAME};
 use super::table::Entries;
-use crate::sys;
-
-/// `IPT_SO_GET_INFO`, `IPT_SO_GET_ENTRIES` and their `IP6T_SO_*` twins, for reading.
-const GET_INFO_OPTION: i32 = 64;
-const GET_ENTRIES_OPTION: i32 = 65;
-/// `IPT_SO_SET_REPLACE`, `IPT_SO_SET_ADD_COUNTERS` and their twins, for writing.
-const REPLACE_OPTION: i32 = 64;
-const ADD_COUNTERS_OPTION: i32 = 65;
+use crate::config::Family;
+use crate::sys::{self, XtablesGet};
 
 /// One table of one family in this process's network namespace.
 pub(super) struct TableSocket {
     socket: OwnedFd,
-    level: i32,
+    family: Family,
     name: [u8; TABLE_NAME],
 }
 
 impl TableSocket {
-    pub(super) fn open(family: Family, table: &str) -> io::Result<Self> {
-        let (domain, level) = match family {
-            Family::Ipv4 => (AddressFamily::Inet, IPPROTO_IP),
-            Family::Ipv6 => (AddressFamily::Inet6, IPPROTO_IPV6),
+    pub(super) fn open(family: Family, table: &str) -> Result<Self, Errno> {
+        let domain = match family {
+            Family::V4 => AddressFamily::Inet,
+            Family::V6 => AddressFamily::Inet6,
         };
         // A datagram socket will do; a raw one would need CAP_NET_RAW.
         let socket = socket(domain, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
@@ -45,43 +33,47 @@ impl TableSocket {
         }
         Ok(Self {
             socket,
-            level,
+            family,
             name,
         })
     }
 
     /// The table's entries. The first to ask makes the kernel set up the table.
-    pub(super) fn read(&self) -> io::Result<Entries> {
+    pub(super) fn read(&self) -> Result<Entries, Errno> {
         loop {
             let mut entries = self.info()?;
             let mut request = self.name.to_vec();
             request.extend((entries.bytes.len() as u32).to_ne_bytes());
             request.resize(GET_ENTRIES + entries.bytes.len(), 0);
-            match sys::get_socket_option(&self.socket, self.level, GET_ENTRIES_OPTION, &mut request)
-            {
-                Ok(_) => {
+            match self.get(XtablesGet::Entries, &mut request) {
+                Ok(()) => {
                     entries.bytes.copy_from_slice(&request[GET_ENTRIES..]);
                     return Ok(entries);
                 }
                 // Somebody changed its size since it was asked for.
                 Err(Errno::EAGAIN) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
     }
 
+    fn get(&self, option: XtablesGet, buffer: &mut [u8]) -> Result<(), Errno> {
+        sys::xtables_get(self.socket.as_fd(), self.family, option, buffer)
+    }
+
     /// Hooks, number of entries, and room for them.
-    fn info(&self) -> io::Result<Entries> {
+    fn info(&self) -> Result<Entries, Errno> {
         let mut info = [0; GET_INFO];
         info[..TABLE_NAME].copy_from_slice(&self.name);
-        sys::get_socket_option(&self.socket, self.level, GET_INFO_OPTION, &mut info)?;
+        self.get(XtablesGet::Info, &mut info)?;
         let words: Vec<u32> = info[TABLE_NAME..]
             .as_chunks()
             .0
             .iter()
             .map(|word| u32::from_ne_bytes(*word))
             .collect();
-        let hooks = |from: usize| -> [u32; HOOKS] { std::array::from_fn(|hook| words[from + hook]) };
+        let hooks =
+            |from: usize| -> [u32; HOOKS] { std::array::from_fn(|hook| words[from + hook]) };
         Ok(Entries {
             valid_hooks: words[0],
             hook_entry: hooks(1),
@@ -99,25 +91,21 @@ impl TableSocket {
         old_number: usize,
     ) -> Result<Vec<[u8; COUNTERS]>, Errno> {
         let mut request = self.name.to_vec();
-        for word in [
-            entries.valid_hooks,
-            entries.number as u32,
-            entries.bytes.len() as u32,
-        ] {
-            request.extend(word.to_ne_bytes());
-        }
-        for word in entries.hook_entry.iter().chain(&entries.underflow) {
-            request.extend(word.to_ne_bytes());
-        }
+        // Hooks, number and size of the entries, hooks' entries and underflows.
+        let words = [entries.valid_hooks, entries.number as u32, 0];
+        let words = words.iter().chain(&entries.hook_entry);
+        request.extend(
+            words
+                .chain(&entries.underflow)
+                .flat_map(|word| word.to_ne_bytes()),
+        );
         request.resize(REPLACE, 0);
         request.extend(&entries.bytes);
         let mut counters = vec![[0; COUNTERS]; old_number];
-        sys::replace_xtables(
-            &self.socket,
-            self.level,
-            REPLACE_OPTION,
+        sys::xtables_replace(
+            self.socket.as_fd(),
+            self.family,
             &mut request,
-            (REPLACE_NUM_COUNTERS, REPLACE_COUNTERS),
             &mut counters,
         )?;
         Ok(counters)
@@ -129,6 +117,6 @@ impl TableSocket {
         request.extend((counters.len() as u32).to_ne_bytes());
         request.resize(COUNTERS_INFO, 0);
         request.extend(counters.iter().flatten());
-        sys::set_socket_option(&self.socket, self.level, ADD_COUNTERS_OPTION, &request)
+        sys::xtables_add_counters(self.socket.as_fd(), self.family, &request)
     }
 }

@@ -4,9 +4,10 @@
 //! jumps are offsets. A rule more moves all that follows it, so a table is taken apart by name and
 //! put together anew, as `iptables` itself does.
 
+use super::DecodeError;
 use super::layout::HOOKS;
 use super::rule::{ChainName, Entry, Rule, append_error_entry, error_entry_size};
-use super::{DecodeError, Family};
+use crate::config::Family;
 
 /// A table's entries as the kernel gives and takes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,10 +48,6 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn chain(&self, id: ChainId) -> Option<&Chain> {
-        self.chains.iter().find(|chain| chain.id == id)
-    }
-
     /// Takes the kernel's bytes apart.
     pub(super) fn decode(family: Family, entries: &Entries) -> Result<Self, DecodeError> {
         let mut started: Vec<(ChainId, Vec<Rule>, usize)> = Vec::new();

@@ -1,0 +1,278 @@
+//! The legacy xtables backend, for kernels without nf_tables: tables are read from the kernel, our
+//! chains are put in, and the tables are written back, by socket options alone.
+//!
+//! Only our own chains and the jumps to them are ever touched. A table is replaced in one go, and not
+//! at all if everything is in place, so that a restarted container changes nothing.
+
+mod chains;
+mod extensions;
+pub(crate) mod layout;
+mod lock;
+mod merge;
+mod rule;
+mod socket;
+mod table;
+
+use std::fs;
+use std::io;
+
+use nix::errno::Errno;
+
+use crate::config::Family;
+use crate::rules::{Kind, Rules};
+use layout::COUNTERS;
+use lock::Lock;
+use merge::Ours;
+use socket::TableSocket;
+use table::Table;
+
+/// How often a table is read anew because somebody else wrote it in between.
+const ATTEMPTS: usize = 100;
+
+/// Why the rules are not in place.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process keeps its hands on the tables.
+    #[error("cannot lock the iptables tables")]
+    Lock(#[source] io::Error),
+    /// The kernel refuses to show a table; see [`Error::is_missing`].
+    #[error("cannot read the {family} iptables table {table}")]
+    Read {
+        /// Whose table.
+        family: Family,
+        /// Its name.
+        table: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: Errno,
+    },
+    /// A table is not what iptables would have written.
+    #[error("cannot understand the {family} iptables table {table}")]
+    Decode {
+        /// Whose table.
+        family: Family,
+        /// Its name.
+        table: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: DecodeError,
+    },
+    /// A rule of somebody else's jumps to a chain of ours that has to go.
+    #[error("cannot remove a chain of the {family} iptables table {table}: a rule jumps to it")]
+    InUse {
+        /// Whose table.
+        family: Family,
+        /// Its name.
+        table: &'static str,
+    },
+    /// The kernel refuses a table.
+    #[error("cannot replace the {family} iptables table {table}")]
+    Replace {
+        /// Whose table.
+        family: Family,
+        /// Its name.
+        table: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: Errno,
+    },
+}
+
+impl Error {
+    /// Whether the kernel has no legacy xtables, or not for this family.
+    pub fn is_missing(&self) -> bool {
+        // No family, no ip_tables at all, no such table (or a module that could not be loaded).
+        let missing = [Errno::EAFNOSUPPORT, Errno::ENOPROTOOPT, Errno::ENOENT];
+        matches!(self, Self::Read { source, .. } if missing.contains(source))
+    }
+}
+
+/// What is wrong with the entries of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// An entry does not fit.
+    #[error("the entry at byte {offset} is damaged")]
+    Entry {
+        /// Where it begins.
+        offset: usize,
+    },
+    /// A jump leads elsewhere than to the first rule of a chain.
+    #[error("a jump leads to byte {offset}, where no chain begins")]
+    Jump {
+        /// Where it leads.
+        offset: usize,
+    },
+    /// A chain lacks its last rule: the policy or the return.
+    #[error("a chain does not end as chains do")]
+    Chain,
+}
+
+/// Puts the rules in place, table by table, and `filter` before `nat`: whatever ends this process in
+/// between, nothing passes that neither the old rules nor the new ones let pass.
+pub fn install(rules: &Rules) -> Result<(), Error> {
+    let _lock = Lock::take().map_err(Error::Lock)?;
+    for family in Family::ALL {
+        for kind in [Kind::Filter, Kind::Nat] {
+            let ours = chains::ours(rules, kind, family);
+            match KernelTable::new(kind, family).put(&ours) {
+                // Where nothing is forwarded anyway, there is nothing to keep out.
+                Err(error) if error.is_missing() && !chains::is_forwarded(rules, family) => {}
+                result => result?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`install`] would change nothing.
+pub fn in_place(rules: &Rules) -> Result<bool, Error> {
+    for family in Family::ALL {
+        for kind in [Kind::Filter, Kind::Nat] {
+            let ours = chains::ours(rules, kind, family);
+            match KernelTable::new(kind, family).has(&ours) {
+                Err(error) if error.is_missing() && !chains::is_forwarded(rules, family) => {}
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Takes away the chains that these rules, or others of the same name, have. `nat` goes before `filter`,
+/// so that nothing is forwarded unfiltered.
+pub fn remove(rules: &Rules) -> Result<(), Error> {
+    let set_up = |kind, family| {
+        let table = KernelTable::new(kind, family);
+        table.is_set_up().then_some((table, kind, family))
+    };
+    let tables = Family::ALL
+        .into_iter()
+        .flat_map(|family| [Kind::Nat, Kind::Filter].map(|kind| set_up(kind, family)));
+    let tables: Vec<_> = tables.flatten().collect();
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let _lock = Lock::take().map_err(Error::Lock)?;
+    for (table, kind, family) in tables {
+        let nothing = Ours {
+            chains: Vec::new(),
+            jumps: Vec::new(),
+            ..chains::ours(rules, kind, family)
+        };
+        match table.put(&nothing) {
+            Err(error) if error.is_missing() => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// One table of one family in the kernel.
+#[derive(Clone, Copy)]
+struct KernelTable {
+    family: Family,
+    name: &'static str,
+}
+
+impl KernelTable {
+    fn new(kind: Kind, family: Family) -> Self {
+        let name = match kind {
+            Kind::Filter => "filter",
+            Kind::Nat => "nat",
+        };
+        Self { family, name }
+    }
+
+    /// Whether anybody has used it in this network namespace; asking the kernel for it would set it up.
+    fn is_set_up(self) -> bool {
+        let names = match self.family {
+            Family::V4 => "/proc/thread-self/net/ip_tables_names",
+            Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+        };
+        match fs::read_to_string(names) {
+            Ok(names) => names.lines().any(|name| name == self.name),
+            // Without the list (only root may read it) the table itself has to tell.
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    fn has(self, ours: &Ours) -> Result<bool, Error> {
+        if ours.chains.is_empty() && !self.is_set_up() {
+            return Ok(true);
+        }
+        let (_, _, table) = self.read()?;
+        Ok(table.clone().with(ours) == table)
+    }
+
+    /// Puts our chains in and takes out those that are no longer wanted.
+    fn put(self, ours: &Ours) -> Result<(), Error> {
+        let Self {
+            family,
+            name: table,
+        } = self;
+        if ours.chains.is_empty() && !self.is_set_up() {
+            return Ok(());
+        }
+        for attempt in 1.. {
+            let (socket, old_number, old) = self.read()?;
+            let new = old.clone().with(ours);
+            if new == old {
+                break;
+            }
+            let entries = new.encode().ok_or(Error::InUse { family, table })?;
+            match socket.replace(&entries, old_number) {
+                Ok(counters) => {
+                    keep_counting(&socket, &new, &counters);
+                    break;
+                }
+                Err(Errno::EAGAIN) if attempt < ATTEMPTS => {}
+                Err(source) => {
+                    return Err(Error::Replace {
+                        family,
+                        table,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read(self) -> Result<(TableSocket, usize, Table), Error> {
+        let Self {
+            family,
+            name: table,
+        } = self;
+        let refused = |source| Error::Read {
+            family,
+            table,
+            source,
+        };
+        let socket = TableSocket::open(family, table).map_err(refused)?;
+        let entries = socket.read().map_err(refused)?;
+        let chains = Table::decode(family, &entries).map_err(|source| Error::Decode {
+            family,
+            table,
+            source,
+        })?;
+        Ok((socket, entries.number, chains))
+    }
+}
+
+/// Gives the rules that were there before what they had counted.
+fn keep_counting(socket: &TableSocket, table: &Table, old: &[[u8; COUNTERS]]) {
+    let zero = [0; COUNTERS];
+    let counters: Vec<_> = table
+        .counted_as()
+        .into_iter()
+        .map(|number| number.and_then(|number| old.get(number)).unwrap_or(&zero))
+        .copied()
+        .collect();
+    if counters.iter().any(|counter| *counter != zero) {
+        // The rules are in place. Numbers are refused only if somebody has replaced the table since,
+        // and then they are no longer ours to restore.
+        let _ = socket.add_counters(&counters);
+    }
+}
