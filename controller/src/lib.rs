@@ -20,12 +20,22 @@
 //! after a watch has been listed anew: remove_… whatever the list no longer has
 //! ```
 
+pub mod client;
 pub mod conflict;
 pub mod decision;
 pub mod facts;
+pub mod flags;
+pub mod http;
+pub mod lease;
+pub mod logs;
 pub mod memory;
+pub mod metrics;
 pub mod names;
 pub mod net;
+pub mod queue;
+pub mod recorder;
 pub mod selector;
 pub mod settings;
+pub mod watch;
 pub mod world;
+pub mod write;

@@ -1,0 +1,320 @@
+//! The watches: what the API server tells, put into the [`World`].
+
+use std::collections::HashSet;
+use std::fmt;
+
+use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll, select_all};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher::{Config, Event};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::facts::ServiceKey;
+use crate::names;
+use crate::settings::{ProxyMode, Settings};
+use crate::world::{ObjectKey, Touched, World};
+
+/// Objects in a page of the first list. kube's 500 full-size pods would be most of this process's memory.
+const PAGE: u32 = 50;
+
+/// What a watch told.
+#[derive(Debug)]
+pub enum Change {
+    /// Of a Service.
+    Service(Event<Service>),
+    /// Of a Node.
+    Node(Event<Node>),
+    /// Of a DaemonSet in any namespace.
+    DaemonSet(Event<DaemonSet>),
+    /// Of a svclb pod.
+    Pod(Event<Pod>),
+    /// Of an EndpointSlice.
+    Slice(Event<EndpointSlice>),
+    /// Of kube-proxy's configuration.
+    ProxyConfig(Event<ConfigMap>),
+    /// A watch broke. It is started again by itself, after a pause that grows.
+    Broke {
+        /// What it watched.
+        kind: Kind,
+        /// Why.
+        error: watcher::Error,
+    },
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Kind {
+    /// Services
+    Services,
+    /// Nodes
+    Nodes,
+    /// DaemonSets
+    DaemonSets,
+    /// svclb pods
+    Pods,
+    /// EndpointSlices
+    Slices,
+    /// ConfigMap `kube-system/kube-proxy`
+    ProxyConfig,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Services => "Services",
+            Self::Nodes => "Nodes",
+            Self::DaemonSets => "DaemonSets",
+            Self::Pods => "Pods",
+            Self::Slices => "EndpointSlices",
+            Self::ProxyConfig => "ConfigMap kube-system/kube-proxy",
+        })
+    }
+}
+
+/// All watches as one stream.
+pub type Changes = SelectAll<BoxStream<'static, Change>>;
+
+/// Starts all watches.
+pub fn start(client: &Client, settings: &Settings, streaming_lists: bool) -> Changes {
+    let config = || {
+        let config = Config::default().page_size(PAGE);
+        if streaming_lists {
+            config.streaming_lists()
+        } else {
+            config
+        }
+    };
+    let namespace = &settings.namespace;
+    select_all([
+        follow(
+            Api::all(client.clone()),
+            config(),
+            Kind::Services,
+            Change::Service,
+        ),
+        follow(
+            Api::all(client.clone()),
+            config(),
+            Kind::Nodes,
+            Change::Node,
+        ),
+        follow(
+            Api::all(client.clone()),
+            config(),
+            Kind::DaemonSets,
+            Change::DaemonSet,
+        ),
+        follow(
+            Api::namespaced(client.clone(), namespace),
+            config().labels(names::SERVICE_NAME),
+            Kind::Pods,
+            Change::Pod,
+        ),
+        follow(
+            Api::all(client.clone()),
+            config().labels(names::SLICE_SERVICE),
+            Kind::Slices,
+            Change::Slice,
+        ),
+        follow(
+            in_kube_system(client),
+            config().fields("metadata.name=kube-proxy"),
+            Kind::ProxyConfig,
+            Change::ProxyConfig,
+        ),
+    ])
+}
+
+fn in_kube_system<K>(client: &Client) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    Api::namespaced(client.clone(), "kube-system")
+}
+
+fn follow<K>(
+    api: Api<K>,
+    config: Config,
+    kind: Kind,
+    change: impl Fn(Event<K>) -> Change + Send + 'static,
+) -> BoxStream<'static, Change>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+{
+    watcher(api, config)
+        .default_backoff()
+        .map(move |event| match event {
+            Ok(event) => change(event),
+            Err(error) => Change::Broke { kind, error },
+        })
+        .boxed()
+}
+
+/// The world as the watches keep it.
+#[derive(Debug)]
+pub struct Stores {
+    /// What there is.
+    pub world: World,
+    services: Listing,
+    nodes: Listing,
+    daemonsets: Listing,
+    pods: Listing,
+    slices: Listing,
+    proxy_config: Listing,
+}
+
+impl Stores {
+    /// Nothing has been told yet.
+    pub fn new(world: World) -> Self {
+        Self {
+            world,
+            services: Listing::default(),
+            nodes: Listing::default(),
+            daemonsets: Listing::default(),
+            pods: Listing::default(),
+            slices: Listing::default(),
+            proxy_config: Listing::default(),
+        }
+    }
+
+    /// Has everything been listed once? kube-proxy's configuration may be nobody's to read: that is an answer too.
+    pub fn synced(&self) -> bool {
+        [
+            &self.services,
+            &self.nodes,
+            &self.daemonsets,
+            &self.pods,
+            &self.slices,
+            &self.proxy_config,
+        ]
+        .iter()
+        .all(|listing| listing.complete)
+    }
+
+    /// Takes in what a watch told; answers which Services it concerns.
+    pub fn take_in(&mut self, change: Change) -> Touched {
+        let world = &mut self.world;
+        match change {
+            Change::Service(event) => {
+                self.services
+                    .follow(world, event, World::apply_service, |world, key| {
+                        world.remove_service(&ServiceKey::new(&*key.namespace, &*key.name))
+                    })
+            }
+            Change::Node(event) => {
+                self.nodes
+                    .follow(world, event, World::apply_node, |world, key| {
+                        world.remove_node(&key.name)
+                    })
+            }
+            Change::DaemonSet(event) => self.daemonsets.follow(
+                world,
+                event,
+                World::apply_daemonset,
+                World::remove_daemonset,
+            ),
+            Change::Pod(event) => {
+                self.pods
+                    .follow(world, event, World::apply_pod, World::remove_pod)
+            }
+            Change::Slice(event) => {
+                self.slices
+                    .follow(world, event, World::apply_slice, World::remove_slice)
+            }
+            Change::ProxyConfig(event) => self.proxy_config.follow(
+                world,
+                event,
+                |world, config| world.set_proxy_mode(proxy_mode(config)),
+                |world, _| world.set_proxy_mode(ProxyMode::Unknown),
+            ),
+            Change::Broke { kind, .. } => {
+                self.proxy_config.complete |= kind == Kind::ProxyConfig;
+                Touched::default()
+            }
+        }
+    }
+}
+
+/// Which objects of a kind are known, so that a new list shows which of them are gone.
+#[derive(Debug, Default)]
+struct Listing {
+    known: HashSet<ObjectKey>,
+    /// While a list is under way: those that it has named so far.
+    named: Option<HashSet<ObjectKey>>,
+    complete: bool,
+}
+
+impl Listing {
+    fn follow<K: Resource>(
+        &mut self,
+        world: &mut World,
+        event: Event<K>,
+        apply: impl FnOnce(&mut World, &K) -> Touched,
+        remove: impl Fn(&mut World, &ObjectKey) -> Touched,
+    ) -> Touched {
+        match event {
+            Event::Init => {
+                self.named = Some(HashSet::new());
+                Touched::default()
+            }
+            Event::InitApply(object) | Event::Apply(object) => {
+                let key = key_of(&object);
+                if let Some(named) = &mut self.named {
+                    named.insert(key.clone());
+                }
+                self.known.insert(key);
+                apply(world, &object)
+            }
+            Event::Delete(object) => {
+                let key = key_of(&object);
+                self.known.remove(&key);
+                remove(world, &key)
+            }
+            Event::InitDone => {
+                let named = self.named.take().unwrap_or_default();
+                let known = std::mem::replace(&mut self.known, named);
+                self.complete = true;
+                let mut touched = Touched::default();
+                for gone in known.difference(&self.known) {
+                    touched.merge(remove(world, gone));
+                }
+                touched
+            }
+        }
+    }
+}
+
+fn key_of(object: &impl Resource) -> ObjectKey {
+    ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// `mode` of the `KubeProxyConfiguration` that kubeadm keeps under `config.conf`. Empty means the platform's default.
+fn proxy_mode(config: &ConfigMap) -> ProxyMode {
+    #[derive(serde::Deserialize)]
+    struct KubeProxyConfiguration {
+        #[serde(default)]
+        mode: Option<String>,
+    }
+    let text = config
+        .data
+        .as_ref()
+        .and_then(|data| data.get("config.conf"));
+    let parsed = text.and_then(|text| serde_saphyr::from_str::<KubeProxyConfiguration>(text).ok());
+    match parsed.map(|config| config.mode.unwrap_or_default()) {
+        None => ProxyMode::Unknown,
+        Some(mode) => match mode.as_str() {
+            "" | "iptables" => ProxyMode::Iptables,
+            "ipvs" => ProxyMode::Ipvs,
+            "nftables" => ProxyMode::Nftables,
+            _ => ProxyMode::Unknown,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
