@@ -5,6 +5,8 @@
 
 pub mod config;
 pub mod iptables;
+pub mod netlink;
+pub mod nftables;
 pub mod ranges;
 pub mod rules;
 mod sys;

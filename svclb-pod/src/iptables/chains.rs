@@ -25,7 +25,7 @@ use crate::rules::{self, Direction, Hook, Kind, Rules, Statement};
 /// -A PREROUTING -j svclb-prerouting
 /// -A POSTROUTING -j svclb-postrouting
 /// -A svclb-prerouting -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.43.0.10:8080
-/// -A svclb-postrouting -m conntrack --ctstatus DNAT -j MASQUERADE
+/// -A svclb-postrouting -m conntrack --ctstate DNAT -j MASQUERADE
 /// ```
 pub(super) fn ours(rules: &Rules, kind: Kind, family: Family) -> Ours {
     let translation = Translation {
@@ -107,7 +107,7 @@ impl Translation<'_> {
             criteria.narrow(*wanted);
         }
         // Where no connection is rewritten, there is nothing to say about those that are.
-        if criteria.connection.dnat && self.destinations.is_empty() {
+        if criteria.dnat && self.destinations.is_empty() {
             return Vec::new();
         }
         let target = match &rule.statement {
@@ -126,22 +126,23 @@ impl Translation<'_> {
     /// A packet on its way in. Most belong to connections that have been let in, so these come first.
     ///
     /// ```text
-    /// -A svclb-forward -m conntrack --ctstate ESTABLISHED --ctstatus DNAT --ctdir ORIGINAL -j svclb-sources
-    /// -A svclb-forward -d 10.43.0.10/32 -p tcp -m tcp --dport 8080 -m conntrack --ctstate NEW --ctstatus DNAT --ctorigdstport 80 --ctdir ORIGINAL -j svclb-sources
+    /// -A svclb-forward -m conntrack --ctstate DNAT --ctdir ORIGINAL -m conntrack --ctstate ESTABLISHED -j svclb-sources
+    /// -A svclb-forward -d 10.43.0.10/32 -p tcp -m tcp --dport 8080 -m conntrack --ctstate DNAT --ctorigdstport 80 --ctdir ORIGINAL -j svclb-sources
     /// ```
     fn let_in(&self, criteria: Criteria, target: &Target) -> Vec<Rule> {
-        let in_state = |state| {
-            let mut criteria = criteria;
-            criteria.connection.state = Some(state);
-            criteria
+        let established = Criteria {
+            state: Some(State::Established),
+            ..criteria
         };
-        let mut rules = vec![in_state(State::Established).rule(self.family, target.clone())];
+        let mut rules = vec![established.rule(self.family, target.clone())];
         for forward in &self.rules.forwards {
             for destination in self.destinations {
-                let mut new = in_state(State::New);
-                new.protocol = Some(forward.protocol);
-                new.connection.original_port = Some(forward.port);
-                new.destination = Some((*destination, forward.to_port));
+                let new = Criteria {
+                    protocol: Some(forward.protocol),
+                    original_port: Some(forward.port),
+                    destination: Some((*destination, forward.to_port)),
+                    ..criteria
+                };
                 rules.push(new.rule(self.family, target.clone()));
             }
         }
@@ -195,19 +196,22 @@ struct Criteria {
     protocol: Option<Protocol>,
     /// Address and port as they are now; the port needs the protocol.
     destination: Option<(IpAddr, u16)>,
-    connection: Conntrack,
+    dnat: bool,
+    original_port: Option<u16>,
+    direction: Option<Direction>,
+    state: Option<State>,
     source: bool,
 }
 
 impl Criteria {
     fn narrow(&mut self, wanted: rules::Match) {
         match wanted {
-            rules::Match::StatusDnat => self.connection.dnat = true,
-            rules::Match::Direction(direction) => self.connection.direction = Some(direction),
-            rules::Match::StateRelated => self.connection.state = Some(State::Related),
+            rules::Match::StatusDnat => self.dnat = true,
+            rules::Match::Direction(direction) => self.direction = Some(direction),
+            rules::Match::StateRelated => self.state = Some(State::Related),
             rules::Match::OriginalPort(protocol, port) => {
                 self.protocol = Some(protocol);
-                self.connection.original_port = Some(port);
+                self.original_port = Some(port);
             }
             rules::Match::Source => self.source = true,
         }
@@ -215,9 +219,7 @@ impl Criteria {
 
     /// Whether this is what opens a connection to a forward, and goes on in it.
     fn is_to_a_forward(&self) -> bool {
-        self.connection.dnat
-            && self.connection.state.is_none()
-            && self.connection.direction == Some(Direction::Original)
+        self.dnat && self.state.is_none() && self.direction == Some(Direction::Original)
     }
 
     fn rule(&self, family: Family, target: Target) -> Rule {
@@ -230,8 +232,20 @@ impl Criteria {
                 .destination(address)
                 .matching(Match::DestinationPort(protocol, port));
         }
-        if self.connection != Conntrack::default() {
-            rule = rule.matching(Match::Conntrack(self.connection));
+        let connection = Conntrack {
+            state: self.dnat.then_some(State::Dnat),
+            original_port: self.original_port,
+            direction: self.direction,
+        };
+        // States in one match are alternatives, so the packet's own needs a match of its own.
+        let packet = Conntrack {
+            state: self.state,
+            ..Conntrack::default()
+        };
+        for wanted in [connection, packet] {
+            if wanted != Conntrack::default() {
+                rule = rule.matching(Match::Conntrack(wanted));
+            }
         }
         rule
     }

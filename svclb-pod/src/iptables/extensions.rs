@@ -7,13 +7,9 @@ use super::layout::{EXTENSION, EXTENSION_NAME, xt_align};
 use crate::config::{Family, Protocol};
 use crate::rules::Direction;
 
-/// `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h: the destination was rewritten.
-const STATUS_DNAT: u16 = 1 << 5;
-
 /// `XT_CONNTRACK_*` of linux/netfilter/xt_conntrack.h: what is compared.
 mod compare {
     pub(super) const STATE: u16 = 1 << 0;
-    pub(super) const STATUS: u16 = 1 << 6;
     pub(super) const ORIGINAL_PORT: u16 = 1 << 9;
     pub(super) const DIRECTION: u16 = 1 << 12;
 }
@@ -41,15 +37,14 @@ pub(super) enum Match {
 pub(super) struct Conntrack {
     /// `--ctstate`
     pub(super) state: Option<State>,
-    /// `--ctstatus DNAT`: its destination was rewritten.
-    pub(super) dnat: bool,
     /// `--ctorigdstport`: the destination port before it was rewritten.
     pub(super) original_port: Option<u16>,
     /// `--ctdir`
     pub(super) direction: Option<Direction>,
 }
 
-/// The state of a packet in its connection, as a bit of a mask (`XT_CONNTRACK_STATE_BIT`).
+/// The state of a packet in its connection, or of the connection, as a bit of a mask
+/// (`XT_CONNTRACK_STATE_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum State {
@@ -57,8 +52,8 @@ pub(super) enum State {
     Established = 1 << 1,
     /// `IP_CT_RELATED`: an error about a connection, or one that a connection expects.
     Related = 1 << 2,
-    /// `IP_CT_NEW`: there has been no answer.
-    New = 1 << 3,
+    /// The connection's destination was rewritten.
+    Dnat = 1 << 7,
 }
 
 impl Match {
@@ -85,10 +80,13 @@ fn destination_port(out: &mut Vec<u8>, protocol: Protocol, port: u16) {
             data.extend([0; 2]); // nothing inverted
         }
         Protocol::Sctp => {
-            // Destination before source, unlike the other two.
-            put_u16(&mut data, [port, port, 0, u16::MAX]);
-            // No chunk is looked at: map, kind, flags of four chunks and their number.
-            data.extend([0; 256 + 4 + 4 * 3 + 4]);
+            // Destination before source, unlike the other two; the source is not compared.
+            put_u16(&mut data, [port, port, 0, 0]);
+            // Nor is any chunk: no bit in the map, no kind of match, no chunk in four places for
+            // chunks with flags, none of them used.
+            data.extend([0; 256 + 4]);
+            data.extend([[u8::MAX, 0, 0]; 4].iter().flatten());
+            data.extend([0; 4]);
             put_u32(&mut data, [SCTP_DESTINATION_PORT, 0]);
         }
     }
@@ -99,7 +97,6 @@ fn destination_port(out: &mut Vec<u8>, protocol: Protocol, port: u16) {
 fn conntrack(out: &mut Vec<u8>, wanted: Conntrack) {
     let only = |wanted: bool, flag: u16| if wanted { flag } else { 0 };
     let compared = only(wanted.state.is_some(), compare::STATE)
-        | only(wanted.dnat, compare::STATUS)
         | only(wanted.original_port.is_some(), compare::ORIGINAL_PORT)
         | only(wanted.direction.is_some(), compare::DIRECTION);
     // What is compared is the original direction.
@@ -113,7 +110,7 @@ fn conntrack(out: &mut Vec<u8>, wanted: Conntrack) {
     let mut data = vec![0; 8 * 16 + 2 * 4];
     put_u16(&mut data, [0, 0, port, 0, 0]); // protocol, ports of both directions
     put_u16(&mut data, [compared, inverted]);
-    put_u16(&mut data, [state, only(wanted.dnat, STATUS_DNAT)]);
+    put_u16(&mut data, [state, 0]); // and no status
     put_u16(&mut data, [0, port, 0, 0]); // the ranges' other ends
     data.resize(data.len().next_multiple_of(4), 0);
     extension(out, "conntrack", 3, &data);
@@ -220,8 +217,7 @@ mod tests {
     fn a_conntrack_match_compares_what_is_asked_for() {
         let mut out = Vec::new();
         let wanted = Conntrack {
-            state: Some(State::New),
-            dnat: true,
+            state: Some(State::Dnat),
             original_port: Some(80),
             direction: Some(Direction::Reply),
         };
@@ -229,10 +225,9 @@ mod tests {
         let data = &out[EXTENSION..];
         let at = |offset: usize| u16::from_ne_bytes([data[offset], data[offset + 1]]);
         assert_eq!(at(140), 80, "origdst_port");
-        assert_eq!(at(146), 1 << 0 | 1 << 6 | 1 << 9 | 1 << 12, "match_flags");
+        assert_eq!(at(146), 1 << 0 | 1 << 9 | 1 << 12, "match_flags");
         assert_eq!(at(148), 1 << 12, "invert_flags");
-        assert_eq!(at(150), 1 << 3, "state_mask");
-        assert_eq!(at(152), 1 << 5, "status_mask");
+        assert_eq!(at(150), 1 << 7, "state_mask");
         assert_eq!(at(156), 80, "origdst_port_high");
     }
 }

@@ -1,0 +1,78 @@
+//! Rules with nf_tables: one `inet` table, replaced in one transaction over nfnetlink.
+
+mod batch;
+mod encode;
+mod expressions;
+mod held;
+
+pub use batch::ELEMENTS_PER_MESSAGE;
+pub use encode::replace;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::{self, Requests, Socket};
+use crate::rules::Rules;
+
+/// Why there are no nf_tables rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The kernel could not be asked.
+    #[error("nf_tables cannot be reached")]
+    Unreachable(#[source] netlink::Error),
+    /// The kernel refused a transaction, all of it.
+    #[error("the kernel refused the nf_tables {object}")]
+    Refused {
+        /// What it refused.
+        object: &'static str,
+        /// Its reason.
+        #[source]
+        errno: Errno,
+    },
+}
+
+impl Error {
+    /// What the kernel said, if it said anything.
+    pub fn errno(self) -> Option<Errno> {
+        match self {
+            Self::Unreachable(error) => error.errno(),
+            Self::Refused { errno, .. } => Some(errno),
+        }
+    }
+}
+
+/// Replaces the rules of that name by these, in one transaction.
+///
+/// The socket is handed back, to be kept until nobody waits any more: closing it blocks for some
+/// milliseconds while the kernel frees what was replaced.
+pub fn install(rules: &Rules) -> Result<Socket, Error> {
+    commit(&encode::replace(rules))
+}
+
+/// Takes the rules of that name away, if there are any.
+pub fn remove(name: &str) -> Result<(), Error> {
+    commit(&encode::remove(name)).map(drop)
+}
+
+/// Whether the kernel holds these rules under their name, and nothing else.
+pub fn in_place(rules: &Rules) -> Result<bool, Error> {
+    let socket = open()?;
+    let held = held::read(&socket, &rules.name).map_err(Error::Unreachable)?;
+    Ok(held::is_all_of(&held, &encode::replace(rules)))
+}
+
+fn open() -> Result<Socket, Error> {
+    Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::Unreachable)
+}
+
+fn commit(requests: &Requests) -> Result<Socket, Error> {
+    let socket = open()?;
+    match socket.commit(requests) {
+        Ok(()) => Ok(socket),
+        Err(netlink::Error::Refused { sequence, errno }) => Err(Error::Refused {
+            object: batch::object(requests, sequence),
+            errno,
+        }),
+        Err(error) => Err(Error::Unreachable(error)),
+    }
+}
