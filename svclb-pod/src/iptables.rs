@@ -26,6 +26,8 @@ use merge::Ours;
 use socket::TableSocket;
 use table::Table;
 
+pub use table::Entries;
+
 /// How often a table is read anew because somebody else wrote it in between.
 const ATTEMPTS: usize = 100;
 
@@ -140,33 +142,35 @@ pub fn in_place(rules: &Rules) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Takes away the chains that these rules, or others of the same name, have. `nat` goes before `filter`,
+/// Takes away the chains of the rules of that name, if there are any. `nat` goes before `filter`,
 /// so that nothing is forwarded unfiltered.
-pub fn remove(rules: &Rules) -> Result<(), Error> {
-    let set_up = |kind, family| {
-        let table = KernelTable::new(kind, family);
-        table.is_set_up().then_some((table, kind, family))
-    };
+pub fn remove(name: &str) -> Result<(), Error> {
     let tables = Family::ALL
         .into_iter()
-        .flat_map(|family| [Kind::Nat, Kind::Filter].map(|kind| set_up(kind, family)));
-    let tables: Vec<_> = tables.flatten().collect();
+        .flat_map(|family| [Kind::Nat, Kind::Filter].map(|kind| KernelTable::new(kind, family)));
+    let tables: Vec<_> = tables.filter(|table| table.is_set_up()).collect();
     if tables.is_empty() {
         return Ok(());
     }
     let _lock = Lock::take().map_err(Error::Lock)?;
-    for (table, kind, family) in tables {
-        let nothing = Ours {
-            chains: Vec::new(),
-            jumps: Vec::new(),
-            ..chains::ours(rules, kind, family)
-        };
-        match table.put(&nothing) {
+    for table in tables {
+        match table.put(&Ours::nothing(name)) {
             Err(error) if error.is_missing() => {}
             result => result?,
         }
     }
     Ok(())
+}
+
+/// The entries of a table that holds nothing but what these rules put into it: [`install`] without a
+/// kernel. `None` if they are more than the kernel's offsets of 31 bits reach.
+pub fn encode(rules: &Rules, kind: Kind, family: Family) -> Option<Entries> {
+    let hooks = match kind {
+        Kind::Filter => [1, 2, 3].as_slice(), // input, forward, output
+        Kind::Nat => &[0, 1, 3, 4],           // prerouting, input, output, postrouting
+    };
+    let ours = chains::ours(rules, kind, family);
+    Table::untouched(family, hooks).with(&ours).encode()
 }
 
 /// One table of one family in the kernel.

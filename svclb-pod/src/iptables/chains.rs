@@ -34,14 +34,9 @@ pub(super) fn ours(rules: &Rules, kind: Kind, family: Family) -> Ours {
         destinations: destinations(rules, family),
         sources: chain_name(rules, "sources"),
     };
-    let mut ours = Ours {
-        names: Vec::new(),
-        chains: Vec::new(),
-        jumps: Vec::new(),
-    };
+    let mut ours = Ours::nothing(&rules.name);
     for chain in rules.chains.iter().filter(|chain| chain.kind == kind) {
         let name = chain_name(rules, chain.name);
-        ours.names.push(name);
         let translated: Vec<Rule> = chain
             .rules
             .iter()
@@ -54,7 +49,6 @@ pub(super) fn ours(rules: &Rules, kind: Kind, family: Family) -> Ours {
         }
     }
     if kind == Kind::Filter {
-        ours.names.push(translation.sources);
         let sources = translation.source_rules();
         if !sources.is_empty() {
             ours.chains.push((translation.sources, sources));

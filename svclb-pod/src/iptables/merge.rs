@@ -4,18 +4,37 @@ use super::rule::{ChainName, RETURN, Rule, Target};
 use super::table::{Chain, ChainId, Table};
 use crate::config::Family;
 
-/// What the names of all our chains begin with.
-pub(super) const PREFIX: &str = "svclb-";
+/// What the names of all chains begin with that svclb makes.
+const ANY: &[u8] = b"svclb-";
 
 /// What is ours in one table of one family.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Ours {
-    /// Every chain name that this set of forwards may use, now or before a change.
-    pub(super) names: Vec<ChainName>,
-    /// The chains that are to be there, with their rules; of the names above.
+    /// The name of the set of rules: its chains are `name-prerouting` and so on.
+    pub(super) name: String,
+    /// The chains that are to be there, with their rules.
     pub(super) chains: Vec<(ChainName, Vec<Rule>)>,
     /// Which hook goes through which of the chains, before anybody else's rules.
     pub(super) jumps: Vec<(usize, ChainName)>,
+}
+
+impl Ours {
+    /// No chains: those that there are have to go.
+    pub(super) fn nothing(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            chains: Vec::new(),
+            jumps: Vec::new(),
+        }
+    }
+
+    /// Whether a chain belongs to this set, now or before a change. The other set's `svclb-tcp-80-forward`
+    /// begins like `svclb-forward` but goes on with a dash.
+    fn owns(&self, chain: &ChainName) -> bool {
+        let rest = chain.as_bytes().strip_prefix(self.name.as_bytes());
+        rest.and_then(|rest| rest.strip_prefix(b"-"))
+            .is_some_and(|rest| !rest.contains(&b'-'))
+    }
 }
 
 impl Table {
@@ -24,7 +43,7 @@ impl Table {
     pub(super) fn with(mut self, ours: &Ours) -> Self {
         let family = self.family;
         let unwanted = |name: &ChainName| {
-            ours.names.contains(name) && !ours.chains.iter().any(|(wanted, _)| wanted == name)
+            ours.owns(name) && !ours.chains.iter().any(|(wanted, _)| wanted == name)
         };
         self.chains.retain(|chain| match &chain.id {
             ChainId::User(name) => !unwanted(name),
@@ -61,16 +80,14 @@ impl Table {
 /// chains like ours are before it (several containers may share the table), else it comes first.
 fn put_jump(family: Family, rules: &mut Vec<Rule>, ours: &Ours, wanted: Option<ChainName>) {
     let leading = rules.iter().take_while(|rule| match &rule.target {
-        Target::Jump(name) if name.as_bytes().starts_with(PREFIX.as_bytes()) => {
-            rule.only_jumps_to(family, *name)
-        }
+        Target::Jump(name) if name.as_bytes().starts_with(ANY) => rule.only_jumps_to(family, *name),
         _ => false,
     });
     let mut leading = leading.map(|rule| &rule.target);
     let kept = wanted.and_then(|name| leading.position(|target| *target == Target::Jump(name)));
     let mut index = 0;
     rules.retain(|rule| {
-        let ours = matches!(&rule.target, Target::Jump(name) if ours.names.contains(name));
+        let ours = matches!(&rule.target, Target::Jump(name) if ours.owns(name));
         let keep = !ours || kept == Some(index);
         index += 1;
         keep

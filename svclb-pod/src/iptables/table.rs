@@ -6,21 +6,22 @@
 
 use super::DecodeError;
 use super::layout::HOOKS;
-use super::rule::{ChainName, Entry, Rule, append_error_entry, error_entry_size};
+use super::rule::{ACCEPT, ChainName, Entry, Rule, Target, append_error_entry, error_entry_size};
 use crate::config::Family;
 
 /// A table's entries as the kernel gives and takes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Entries {
+pub struct Entries {
     /// A bit for each hook that the table has.
-    pub(super) valid_hooks: u32,
+    pub valid_hooks: u32,
     /// Where each hook's first rule lies.
-    pub(super) hook_entry: [u32; HOOKS],
+    pub hook_entry: [u32; HOOKS],
     /// Where each hook's policy lies.
-    pub(super) underflow: [u32; HOOKS],
+    pub underflow: [u32; HOOKS],
     /// How many entries the bytes hold.
-    pub(super) number: usize,
-    pub(super) bytes: Vec<u8>,
+    pub number: usize,
+    /// `struct ipt_entry` or `struct ip6t_entry`, one after the other.
+    pub bytes: Vec<u8>,
 }
 
 /// Who a chain belongs to.
@@ -48,6 +49,19 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// A table as the kernel sets it up: its hooks' chains, empty, which let everything pass.
+    pub(super) fn untouched(family: Family, hooks: &[usize]) -> Self {
+        let chains = hooks.iter().map(|hook| Chain {
+            id: ChainId::Hook(*hook),
+            rules: Vec::new(),
+            last: Rule::new(family, Target::Verdict(ACCEPT)),
+        });
+        Self {
+            family,
+            chains: chains.collect(),
+        }
+    }
+
     /// Takes the kernel's bytes apart.
     pub(super) fn decode(family: Family, entries: &Entries) -> Result<Self, DecodeError> {
         let mut started: Vec<(ChainId, Vec<Rule>, usize)> = Vec::new();
@@ -82,7 +96,7 @@ impl Table {
         for (chain, rule, to) in jumps {
             let target = targets.binary_search_by_key(&to, |(start, _)| *start);
             let (_, name) = targets[target.map_err(|_| DecodeError::Jump { offset: to })?];
-            started[chain].1[rule].target = super::rule::Target::Jump(name);
+            started[chain].1[rule].target = Target::Jump(name);
         }
         let chains = started.into_iter().map(|(id, mut rules, at)| {
             let last = rules.pop().filter(|last| match id {
