@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Builds images and leaves each as a docker-archive, target/images/NAME.tar. No registry is asked, and
+# what has not changed is not built again.
+#
+# Usage: images/build.sh NAME...
+#   pause, echo                  of the test bed
+#   svclb-controller, svclb-pod  of the project
+#   svclb-images                 the two of the project in one archive, as k3s, k3d and ctr import it
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
+built=$PWD/target/$(rustc --print host-tuple)/release
+out=$PWD/target/images
+mkdir -p "$out"
+exec 9>"$out/lock"
+flock 9
+
+reference() {
+  case $1 in
+    pause) echo registry.k8s.io/pause:3.10.1 ;; # what containerd is told to start pods with
+    echo) echo "localhost/svclb-echo:$version" ;;
+    *) echo "localhost/$1:$version" ;;
+  esac
+}
+
+package() {
+  case $1 in
+    pause | echo) echo svclb-e2e-containers ;;
+    *) echo "$1" ;;
+  esac
+}
+
+# buildah with its storage and its settings here. As root in a mount namespace of its own in which the
+# host is read-only, since it leaves a lock and a cache in /etc and /var/lib whatever it is told.
+buildah_here() {
+  local private=()
+  if [ "$(id -u)" = 0 ]; then
+    # shellcheck disable=SC2016
+    private=(unshare --mount --propagation private sh -c
+      'mount --bind target target && mount -o remount,bind,ro / && cd "$PWD" && exec "$@"' -)
+  fi
+  printf '[network]\nnetwork_config_dir = "%s"\n' "$out/run/networks" >"$out/containers.conf"
+  echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$out/policy.json"
+  CONTAINERS_CONF=$out/containers.conf TMPDIR=$out \
+    "${private[@]}" buildah --root "$out/storage" --runroot "$out/run" --storage-driver vfs \
+    --registries-conf /dev/null "$@" 9>&-
+}
+
+build() {
+  local name=$1 reference
+  reference=$(reference "$name")
+  local inputs=("images/$name.Dockerfile" "$built/$name" images/build.sh)
+  local wanted
+  wanted=$({ echo "$reference" && cat "${inputs[@]}"; } | sha256sum)
+  if [ -e "$out/$name.tar" ] && [ "$wanted" = "$(cat "$out/$name.built-from" 2>/dev/null)" ]; then
+    return
+  fi
+  # The time of every file is fixed: the same inputs give the same image.
+  buildah_here build --quiet --isolation chroot --timestamp 0 --signature-policy "$out/policy.json" \
+    --file "images/$name.Dockerfile" --tag "$reference" "$built" >/dev/null
+  rm -f "$out/$name.new"
+  buildah_here push --quiet --signature-policy "$out/policy.json" \
+    "$reference" "docker-archive:$out/$name.new:$reference"
+  mv "$out/$name.new" "$out/$name.tar"
+  echo "$wanted" >"$out/$name.built-from"
+  echo "$reference: target/images/$name.tar, $(($(stat -c %s "$out/$name.tar") / 1024)) KiB"
+}
+
+# A docker-archive is a manifest.json and the files that it names, each called by its digest.
+join() { # ARCHIVE NAME...
+  local archive=$1 name entries=
+  shift
+  local tars=("${@/%/.tar}")
+  tars=("${tars[@]/#/$out/}")
+  if [ -e "$archive" ] && [ -z "$(find "${tars[@]}" -newer "$archive")" ]; then return; fi
+  rm -rf "$out/join" && mkdir "$out/join"
+  for name in "$@"; do
+    tar -xf "$out/$name.tar" -C "$out/join" --exclude repositories --exclude '*/*'
+    local manifest
+    manifest=$(cat "$out/join/manifest.json")
+    manifest=${manifest#[}
+    entries+=${entries:+,}${manifest%]}
+  done
+  echo "[$entries]" >"$out/join/manifest.json"
+  tar -C "$out/join" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$archive.new" .
+  mv "$archive.new" "$archive"
+  rm -rf "$out/join"
+  echo "${archive#"$PWD/"}: $*"
+}
+
+names=()
+for name in "$@"; do
+  case $name in
+    pause | echo | svclb-controller | svclb-pod) names+=("$name") ;;
+    svclb-images) names+=(svclb-controller svclb-pod) ;;
+    *)
+      echo "no image is called \"$name\"; there are pause, echo, svclb-controller, svclb-pod and svclb-images" >&2
+      exit 2
+      ;;
+  esac
+done
+[ ${#names[@]} -gt 0 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+
+# All in one call of cargo: the crates that they share are built once.
+packages=()
+for name in "${names[@]}"; do packages+=(--package "$(package "$name")"); done
+cargo build --release --locked --quiet "${packages[@]}"
+
+command -v buildah >/dev/null || e2e/packages.sh
+for name in "${names[@]}"; do build "$name"; done
+case " $* " in *" svclb-images "*) join "$out/svclb-images.tar" svclb-controller svclb-pod ;; esac
