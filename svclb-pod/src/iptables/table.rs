@@ -177,3 +177,6 @@ impl Entries {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
