@@ -10,6 +10,7 @@ mod service;
 mod slice;
 
 pub use daemonset::DaemonSetFacts;
+pub(crate) use daemonset::content as daemonset_content;
 pub use node::{AddressKind, NodeFacts, Readiness};
 pub use pod::{PodFacts, PodPhase, Refusal, host_ports};
 pub use service::{Ingress, ServiceFacts, ServiceKey, ServicePort, StatusWriter};

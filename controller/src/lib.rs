@@ -21,8 +21,11 @@
 //! ```
 
 pub mod client;
+pub mod claims;
 pub mod conflict;
+pub mod daemonset;
 pub mod decision;
+pub mod drift;
 pub mod facts;
 pub mod flags;
 pub mod http;
@@ -32,10 +35,14 @@ pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod net;
+pub mod nodes;
 pub mod queue;
 pub mod recorder;
 pub mod selector;
 pub mod settings;
+pub mod standing;
+pub mod tolerations;
+pub mod wish;
 pub mod watch;
 pub mod world;
 pub mod write;

@@ -119,6 +119,37 @@ pub fn port(protocol: &str, port: u16) -> String {
     format!("lb-{}-{port}", protocol.to_ascii_lowercase())
 }
 
+/// Is `text` a DNS subdomain (RFC 1123), as most objects' names are?
+#[must_use]
+pub fn is_dns_subdomain(text: &str) -> bool {
+    let is_end = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            let bytes = label.as_bytes();
+            bytes.first().is_some_and(is_end)
+                && bytes.last().is_some_and(is_end)
+                && bytes.iter().all(|byte| is_end(byte) || *byte == b'-')
+        })
+}
+
+/// Is `text` a label's key: a name of at most 63 characters, after an optional DNS subdomain and a slash?
+#[must_use]
+pub fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_subdomain(prefix) && !name.is_empty() && is_label_value(name),
+        None => !text.is_empty() && is_label_value(text),
+    }
+}
+
+/// Is `text` a label's value: empty, or at most 63 letters, digits, `-`, `_` and `.` between letters or digits?
+#[must_use]
+pub fn is_label_value(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    text.len() <= 63
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && [bytes.first(), bytes.last()].into_iter().flatten().all(u8::is_ascii_alphanumeric)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -92,6 +92,8 @@ pub struct Settings {
     pub ipv6_forwarding: Ipv6Forwarding,
     /// Rootless k3s: the one address is 127.0.0.1.
     pub rootless: bool,
+    /// `release`: nothing is served any more, and whatever was is let go.
+    pub releasing: bool,
 }
 
 impl Default for Settings {
@@ -125,6 +127,7 @@ impl Default for Settings {
             host_users: true,
             ipv6_forwarding: Ipv6Forwarding::InitContainer,
             rootless: false,
+            releasing: false,
         }
     }
 }

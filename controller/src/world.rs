@@ -75,6 +75,17 @@ impl Touched {
     }
 }
 
+/// In which form a DaemonSet claims a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimForm {
+    /// The watch shows it.
+    Shown,
+    /// We have written it, and the watch does not show that yet.
+    Sent,
+    /// Somebody deleted it, and its Service has not had its turn since.
+    Vanished,
+}
+
 /// What the cluster looks like now.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -88,6 +99,7 @@ pub struct World {
     vanished: BTreeMap<String, DaemonSetFacts>,
     deleted: BTreeSet<String>,
     by_service: HashMap<ServiceKey, BTreeSet<String>>,
+    by_port: HashMap<Port, BTreeSet<String>>,
     pods: HashMap<ServiceKey, BTreeMap<ObjectKey, PodFacts>>,
     pod_services: HashMap<ObjectKey, ServiceKey>,
     slices: HashMap<ServiceKey, BTreeMap<String, SliceFacts>>,
@@ -111,6 +123,7 @@ impl World {
             vanished: BTreeMap::new(),
             deleted: BTreeSet::new(),
             by_service: HashMap::new(),
+            by_port: HashMap::new(),
             pods: HashMap::new(),
             pod_services: HashMap::new(),
             slices: HashMap::new(),
@@ -289,21 +302,16 @@ impl World {
         self.deleted.insert(uid.to_owned());
     }
 
+    /// The indices name a DaemonSet for as long as there is one in any form; who reads them looks at the DaemonSet itself.
     fn index_daemonset(&mut self, name: &str) {
-        let facts = [
-            self.sent.get(name),
-            self.daemonsets.get(&self.in_our_namespace(name)),
-        ];
-        for service in facts
-            .into_iter()
-            .flatten()
-            .filter_map(|facts| facts.service.clone())
-            .collect::<Vec<_>>()
-        {
-            self.by_service
-                .entry(service)
-                .or_default()
-                .insert(name.to_owned());
+        let facts = [self.sent.get(name), self.vanished.get(name), self.daemonset(name)];
+        let facts = facts.into_iter().flatten();
+        let (services, ports): (Vec<_>, Vec<_>) = facts.map(|facts| (facts.service.clone(), facts.ports.clone())).unzip();
+        for service in services.into_iter().flatten() {
+            self.by_service.entry(service).or_default().insert(name.to_owned());
+        }
+        for port in ports.into_iter().flatten() {
+            self.by_port.entry(port).or_default().insert(name.to_owned());
         }
     }
 
@@ -480,19 +488,17 @@ impl World {
             .filter_map(|name| self.daemonset(name))
     }
 
-    /// What holds this Service's claims: its DaemonSet as the watch shows it, as it was sent, or as it was before somebody
-    /// deleted it.
-    pub fn claims_of<'a>(
-        &'a self,
-        service: &ServiceFacts,
-    ) -> impl Iterator<Item = &'a DaemonSetFacts> + use<'a> {
-        let name = names::daemonset(&service.key.name, &service.uid);
-        let shown = self
-            .daemonset(&name)
-            .filter(|facts| !facts.deleting && facts.is_ours());
-        [shown, self.sent.get(&name), self.vanished.get(&name)]
-            .into_iter()
-            .flatten()
+    /// The DaemonSets of ours that claim this port somewhere, in each form in which they do.
+    pub fn claims_on(&self, port: Port) -> impl Iterator<Item = (ClaimForm, &DaemonSetFacts)> {
+        self.by_port.get(&port).into_iter().flatten().flat_map(move |name| {
+            let shown = self.daemonset(name).filter(|facts| facts.is_ours() && !facts.deleting);
+            let forms = [
+                (ClaimForm::Shown, shown),
+                (ClaimForm::Sent, self.sent.get(name)),
+                (ClaimForm::Vanished, self.vanished.get(name)),
+            ];
+            forms.into_iter().filter_map(move |(form, facts)| Some((form, facts.filter(|facts| facts.ports.contains(&port))?)))
+        })
     }
 
     /// The svclb pods of a Service, ServiceLB's among them.

@@ -179,6 +179,7 @@ impl From<&Service> for ServiceFacts {
                 .labels
                 .as_ref()
                 .and_then(|labels| labels.get(names::LB_POOL))
+                .filter(|pool| !pool.is_empty())
                 .cloned(),
             finalizer: metadata.finalizers.as_ref().is_some_and(|finalizers| {
                 finalizers
