@@ -1,0 +1,107 @@
+//! What can go wrong with a cluster, whatever part of it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::component::Component;
+use crate::progress::Interrupted;
+use crate::{
+    certificates, cgroups, client, down, files, host, images, kubeconfig, namespaces, options,
+    prepare, requirements, state,
+};
+
+/// The last lines of a component's log.
+#[derive(Debug)]
+pub struct LogTail {
+    /// The whole log.
+    pub path: PathBuf,
+    /// Its last lines.
+    pub lines: String,
+}
+
+impl fmt::Display for LogTail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "its log, {}, ends with\n{}",
+            self.path.display(),
+            self.lines
+        )
+    }
+}
+
+/// What went wrong with a cluster.
+#[derive(Debug, thiserror::Error)]
+#[expect(
+    missing_docs,
+    reason = "the variants that wrap another module's error say nothing of their own"
+)]
+pub enum Error {
+    /// A component has ended while it was waited for.
+    #[error("{component} on {host} has ended; {tail}")]
+    Ended {
+        component: Component,
+        host: String,
+        tail: LogTail,
+    },
+    /// A component did not do what it was waited for.
+    #[error("{component} on {host} is not ready after {seconds} s ({seen}); {tail}")]
+    NotReady {
+        component: Component,
+        host: String,
+        seconds: u64,
+        seen: String,
+        tail: LogTail,
+    },
+    /// The API server refused or did not answer.
+    #[error("cannot {action}")]
+    Ask {
+        action: &'static str,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// No host of this name.
+    #[error("there is no host `{name}`: there are {}", names.join(", "))]
+    NoSuchHost { name: String, names: Vec<String> },
+    /// tokio could not be started.
+    #[error("cannot start an asynchronous runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Options(#[from] options::Error),
+    #[error(transparent)]
+    Requirements(#[from] requirements::Error),
+    #[error(transparent)]
+    Prepare(#[from] prepare::Error),
+    #[error(transparent)]
+    State(#[from] state::Error),
+    #[error(transparent)]
+    Namespaces(#[from] namespaces::Error),
+    #[error(transparent)]
+    Cgroups(#[from] cgroups::Error),
+    #[error(transparent)]
+    Certificates(#[from] certificates::Error),
+    #[error(transparent)]
+    Kubeconfig(#[from] kubeconfig::Error),
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    #[error(transparent)]
+    Images(#[from] images::Error),
+    #[error(transparent)]
+    Down(#[from] down::Error),
+    #[error(transparent)]
+    File(#[from] files::Error),
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl Error {
+    /// For `map_err` on a request to the API server.
+    pub(crate) fn ask(action: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self::Ask {
+            action,
+            source: Box::new(source),
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! Bringing a cluster up: what can start at the same time does.
+//!
+//! ```text
+//! hosts ─┬─ etcd, kube-apiserver ──── Node objects ─┬─ kube-controller-manager, kube-scheduler ─┬─ Ready
+//!        └─ containerd, images (each node) ─────────┴─ kubelet, kube-proxy (each node) ─────────┘
+//! ```
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::addresses;
+use crate::certificates;
+use crate::cgroups::Hierarchies;
+use crate::cluster::Cluster;
+use crate::component::{Component, Role};
+use crate::error::{Error, LogTail};
+use crate::files;
+use crate::host::Host;
+use crate::kubeconfig;
+use crate::options::Options;
+use crate::paths::{self, Paths};
+use crate::process::ProcessId;
+use crate::progress::Progress;
+use crate::state::{self, Claim, State};
+use crate::{down, images, machine, namespaces, network, node, prepare, requirements};
+
+/// How long a component may take. A machine that is busy otherwise needs many times the usual.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks whether a component is ready.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Brings a cluster up, or leaves nothing.
+pub(crate) fn bring_up(
+    options: &Options,
+    owner: Option<ProcessId>,
+    progress: &Progress,
+) -> Result<Cluster, Error> {
+    options.validate()?;
+    let paths = Paths::of(&options.name);
+    requirements::check(options.nodes)?;
+    let claim = Claim::take(&paths, &options.name)?;
+    if State::read(&paths).is_ok_and(|state| state.is_some_and(|state| state.is_in_use(&paths))) {
+        return Err(state::Error::InUse {
+            name: options.name.clone(),
+        }
+        .into());
+    }
+    let result = make(options, &paths, owner, progress);
+    drop(claim);
+    if result.is_err() {
+        down::take_down(&paths, &options.name)?;
+    }
+    result
+}
+
+fn make(
+    options: &Options,
+    paths: &Paths,
+    owner: Option<ProcessId>,
+    progress: &Progress,
+) -> Result<Cluster, Error> {
+    // What a killed `up` or a killed test has left.
+    down::clear(paths)?;
+    prepare::everything(progress)?;
+    requirements::check_files()?;
+
+    let hierarchies = Hierarchies::mounted()?;
+    let mut state = State {
+        options: options.clone(),
+        complete: false,
+        owner,
+        handed_down: hierarchies.handed_down(),
+    };
+    state.write(paths)?;
+    make_hosts(options, paths, &hierarchies)?;
+    let cluster = Cluster::of(options.clone(), paths.clone());
+    connect_hosts(&cluster)?;
+    write_files(&cluster)?;
+    let names: Vec<_> = cluster.hosts().iter().map(Host::name).collect();
+    progress.step(&format!(
+        "hosts {}, as network namespaces on a switch",
+        names.join(", ")
+    ));
+
+    start(&cluster, progress)?;
+    state.complete = true;
+    state.write(paths)?;
+    Ok(cluster)
+}
+
+/// Namespaces and cgroups.
+fn make_hosts(options: &Options, paths: &Paths, hierarchies: &Hierarchies) -> Result<(), Error> {
+    for role in Role::all(options.nodes) {
+        let folder = paths.host(role);
+        files::make_folder(&folder)?;
+        let holder = match role {
+            Role::Node(_) => {
+                hierarchies.create(&paths.host_cgroup(role))?;
+                namespaces::create(paths.folder(), &role.to_string(), || {
+                    machine::furnish_node(&folder)
+                })?
+            }
+            _ => namespaces::create(paths.folder(), &role.to_string(), || {
+                machine::furnish_host(&folder)
+            })?,
+        };
+        holder.record(&paths.holder(role))?;
+    }
+    Ok(())
+}
+
+/// Links, addresses, routes and sysctls.
+fn connect_hosts(cluster: &Cluster) -> Result<(), Error> {
+    let Options {
+        nodes, ip_family, ..
+    } = *cluster.options();
+    let set = |host: &Host| -> Result<(), Error> {
+        let settings = network::sysctls(host.role(), ip_family);
+        host.within(|| {
+            settings.iter().try_for_each(|(name, value)| {
+                files::write(&std::path::Path::new("/proc/sys/net").join(name), value)
+            })
+        })??;
+        Ok(())
+    };
+    let switch = cluster.role(Role::Switch);
+    set(&switch)?;
+    let hosts = cluster.hosts();
+    hosts.iter().try_for_each(set)?;
+    let pids: Vec<_> = hosts
+        .iter()
+        .map(|host| (host.role(), host.holder().pid()))
+        .collect();
+    switch.ip(&network::switch_batch(&pids))?;
+    for host in &hosts {
+        host.ip(&network::host_batch(host.role(), nodes, ip_family))?;
+    }
+    Ok(())
+}
+
+/// Certificates, tokens, kubeconfigs, and the nodes' configurations.
+fn write_files(cluster: &Cluster) -> Result<(), Error> {
+    let (options, paths) = (cluster.options(), cluster.paths());
+    let certificates = paths.certificates();
+    files::make_folder(&certificates)?;
+    certificates::write_all(&certificates, options.nodes, options.ip_family)?;
+    files::write(&paths.tokens(), certificates::token_file(options.nodes))?;
+
+    files::make_folder(&paths.folder().join("kubeconfigs"))?;
+    let server = addresses::api_server(options.ip_family);
+    let authority = certificates.join("ca.crt");
+    let write = |user: &str, token: &str| {
+        files::write(
+            &paths.kubeconfig(user),
+            kubeconfig::render(&server, &authority, user, token),
+        )
+    };
+    for user in certificates::COMPONENTS
+        .iter()
+        .chain([&certificates::ADMIN])
+    {
+        write(user.kubeconfig, &user.token())?;
+    }
+    for number in 1..=options.nodes {
+        let user = certificates::node_user(number);
+        write(&user.kubeconfig, &user.token())?;
+        node::write_configurations(number, options, paths)?;
+    }
+    Ok(())
+}
+
+fn start(cluster: &Cluster, progress: &Progress) -> Result<(), Error> {
+    let control_plane = cluster.control_plane();
+    control_plane.start(Component::Etcd)?;
+    control_plane.start(Component::KubeApiserver)?;
+    thread::scope(|scope| {
+        let runtimes = scope.spawn(|| start_container_runtimes(cluster, progress));
+        let runtime = runtime()?;
+        let client = runtime.block_on(start_control_plane(cluster, progress))?;
+        runtimes
+            .join()
+            .unwrap_or(Err(Error::Runtime(std::io::ErrorKind::Other.into())))?;
+        let nodes = cluster.nodes();
+        for node in &nodes {
+            node.start(Component::Kubelet)?;
+            node.start(Component::KubeProxy)?;
+        }
+        runtime.block_on(wait_until_usable(cluster, &client, progress))
+    })
+}
+
+/// containerd on each node, and the images that every cluster has.
+fn start_container_runtimes(cluster: &Cluster, progress: &Progress) -> Result<(), Error> {
+    let nodes = cluster.nodes();
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    for node in &nodes {
+        for command in node::commands_before_start(cluster.options()) {
+            node.command(command[0]).args(&command[1..]).text()?;
+        }
+        node.start(Component::Containerd)?;
+    }
+    for node in &nodes {
+        wait_for(node, Component::Containerd, progress, || {
+            let answers = || std::os::unix::net::UnixStream::connect(node::CONTAINERD_SOCKET);
+            let connected = node.within(answers).map_err(|error| error.to_string())?;
+            connected.map(drop).map_err(|error| error.to_string())
+        })?;
+    }
+    let images = paths::images();
+    images::load(&nodes, &images.each_ref().map(|image| image.as_path()))?;
+    progress.step("containerd on each node, images loaded");
+    Ok(())
+}
+
+async fn start_control_plane(cluster: &Cluster, progress: &Progress) -> Result<Client, Error> {
+    let control_plane = cluster.control_plane();
+    let client = cluster.kube()?;
+    wait_for_async(
+        &control_plane,
+        Component::KubeApiserver,
+        progress,
+        async || {
+            let request = http::Request::get("/readyz")
+                .body(Vec::new())
+                .map_err(|error| error.to_string())?;
+            client
+                .request_text(request)
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
+        },
+    )
+    .await?;
+    control_plane.start(Component::KubeControllerManager)?;
+    control_plane.start(Component::KubeScheduler)?;
+    progress.step("etcd and kube-apiserver are ready");
+
+    let nodes: Api<Node> = Api::all(client.clone());
+    for number in 1..=cluster.options().nodes {
+        let node = node::object(number, cluster.options());
+        let created = nodes.create(&PostParams::default(), &node).await;
+        created.map_err(Error::ask("make a Node"))?;
+        if let Some(status) = &node.status {
+            // Not taken over from what is created, but by a request of its own.
+            let patch = Patch::Merge(json!({"status": status}));
+            let name = Role::Node(number).to_string();
+            let patched = nodes
+                .patch_status(&name, &PatchParams::default(), &patch)
+                .await;
+            patched.map_err(Error::ask("set the addresses of a Node"))?;
+        }
+    }
+    Ok(client)
+}
+
+/// Nodes are Ready and take pods, Services work on them, and pods can be created.
+async fn wait_until_usable(
+    cluster: &Cluster,
+    client: &Client,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let control_plane = cluster.control_plane();
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+    wait_for_async(
+        &control_plane,
+        Component::KubeControllerManager,
+        progress,
+        async || {
+            accounts
+                .get("default")
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
+        },
+    )
+    .await?;
+    progress.step("kube-controller-manager and kube-scheduler are at work");
+
+    let nodes: Api<Node> = Api::all(client.clone());
+    for host in cluster.nodes() {
+        let name = host.name();
+        wait_for_async(&host, Component::Kubelet, progress, async || {
+            let node = nodes.get(&name).await.map_err(|error| error.to_string())?;
+            takes_pods(&node)
+        })
+        .await?;
+    }
+    for host in cluster.nodes() {
+        wait_for(&host, Component::KubeProxy, progress, || {
+            host.within(kube_proxy_health)
+                .map_err(|error| error.to_string())?
+        })?;
+    }
+    if !cluster.nodes().is_empty() {
+        progress.step("all nodes are Ready");
+    }
+    Ok(())
+}
+
+/// Ready, and without the taints that tell otherwise, which are taken away a moment later.
+fn takes_pods(node: &Node) -> Result<(), String> {
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions
+        .filter(|condition| condition.type_ == "Ready")
+        .last();
+    match ready {
+        Some(ready) if ready.status == "True" => {}
+        Some(ready) => return Err(ready.message.clone().unwrap_or_default()),
+        None => return Err("the kubelet has not said anything yet".to_owned()),
+    }
+    let mut taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    match taints.find(|taint| taint.key.starts_with("node.kubernetes.io/")) {
+        Some(taint) => Err(format!("Ready, but tainted with {}", taint.key)),
+        None => Ok(()),
+    }
+}
+
+/// Whether the kube-proxy of the host that this thread is in has made its rules for the first time.
+fn kube_proxy_health() -> Result<(), String> {
+    let ask = || -> std::io::Result<String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10256));
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|error| error.to_string())?;
+    if answer.starts_with("HTTP/1.0 200") {
+        Ok(())
+    } else {
+        Err(answer)
+    }
+}
+
+/// Waits until `probe` succeeds; its error says what it saw. Ends early with the component.
+fn wait_for(
+    host: &Host,
+    component: Component,
+    progress: &Progress,
+    mut probe: impl FnMut() -> Result<(), String>,
+) -> Result<(), Error> {
+    let start = Instant::now();
+    while let Err(seen) = probe() {
+        check_on(host, component, progress, start, seen)?;
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+async fn wait_for_async(
+    host: &Host,
+    component: Component,
+    progress: &Progress,
+    mut probe: impl AsyncFnMut() -> Result<(), String>,
+) -> Result<(), Error> {
+    let start = Instant::now();
+    while let Err(seen) = probe().await {
+        check_on(host, component, progress, start, seen)?;
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Whether it is worth waiting on.
+fn check_on(
+    host: &Host,
+    component: Component,
+    progress: &Progress,
+    start: Instant,
+    seen: String,
+) -> Result<(), Error> {
+    progress.check()?;
+    for running in host.role().components() {
+        // Those that come later in the order of starts may not have been started yet.
+        if *running <= component && host.process(*running).is_none() && host.was_started(*running) {
+            return Err(Error::Ended {
+                component: *running,
+                host: host.name(),
+                tail: tail(host, *running),
+            });
+        }
+    }
+    if start.elapsed() > PATIENCE {
+        return Err(Error::NotReady {
+            component,
+            host: host.name(),
+            seconds: PATIENCE.as_secs(),
+            seen,
+            tail: tail(host, component),
+        });
+    }
+    Ok(())
+}
+
+fn tail(host: &Host, component: Component) -> LogTail {
+    let path = host.log(component);
+    let log = files::read(&path).unwrap_or_default();
+    let lines: Vec<_> = log.lines().collect();
+    let last = lines[lines.len().saturating_sub(15)..].join("\n");
+    LogTail { path, lines: last }
+}
+
+/// For requests to the API server from blocking code.
+pub(crate) fn runtime() -> Result<Runtime, Error> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)
+}
