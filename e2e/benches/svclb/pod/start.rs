@@ -1,0 +1,111 @@
+//! How long it takes from the start of a pod's process, or processes, until the rules are in place.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::contender::{Contender, Contenders, Shape};
+use super::{LEGACY, NFT};
+use crate::namespaces::Namespace;
+use crate::report::{Better, Figure};
+use crate::sample::{Rounds, Samples, Side, interleave};
+
+const UNIT: &str = "ms";
+const ROUNDS: Rounds = Rounds {
+    at_least: 1,
+    at_most: 25,
+    budget: Duration::from_secs(10),
+};
+const SUMMED: &str = "From before exec until the kernel has taken all rules. Theirs: one process a \
+    port, started one after the other as a kubelet does, summed; what the container runtime takes \
+    for each container is left out.";
+const FALLBACK: &str = "Both without nf_tables: svclb-pod's fallback by setsockopt against \
+    iptables-legacy. On a kernel that has both, svclb-pod takes nf_tables.";
+
+/// First starts in a fresh namespace, then restarts in one that has the rules already.
+pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for ports in [1, 10, 100] {
+        for ranges in [0, 3, 100] {
+            let shape = Shape { ports, ranges };
+            let name = format!("exec to rules in place, {}", describe(shape));
+            say(&name);
+            figures.extend(compare(&name, contenders, shape, first_start)?);
+        }
+    }
+    for ports in [1, 100] {
+        let shape = Shape { ports, ranges: 3 };
+        let name = format!("restart with rules in place, {}", describe(shape));
+        say(&name);
+        figures.extend(compare(&name, contenders, shape, restart)?);
+    }
+    Ok(figures)
+}
+
+fn describe(shape: Shape) -> String {
+    let ports = if shape.ports == 1 { "port" } else { "ports" };
+    format!("{} {ports}, {} ranges", shape.ports, shape.ranges)
+}
+
+/// The four contenders in turn: nf_tables against iptables-nft, and the two legacy ways.
+fn compare(
+    name: &str,
+    contenders: &Contenders,
+    shape: Shape,
+    measure: fn(&Contenders, Contender, Shape) -> Result<Duration>,
+) -> Result<Vec<Figure>> {
+    // Ours take milliseconds where theirs take up to a minute: several of ours go into a round.
+    let side = |contender, times: usize| -> Side<'_, Vec<f64>> {
+        Box::new(move || {
+            let run = |_| Ok(measure(contenders, contender, shape)?.as_secs_f64() * 1e3);
+            (0..times).map(run).collect()
+        })
+    };
+    let mut sides = [
+        side(Contender::Ours, 4),
+        side(Contender::OursLegacy, 4),
+        side(Contender::Nft, 1),
+        side(Contender::Legacy, 1),
+    ];
+    let series = interleave(ROUNDS, &mut sides)?;
+    let [ours, ours_legacy, nft, legacy] =
+        [0, 1, 2, 3].map(|side: usize| Samples::from(series[side].concat()));
+    Ok(vec![
+        Figure::new("pod", name, UNIT, Better::Lower, &ours)
+            .against(NFT, &nft)
+            .note(SUMMED),
+        Figure::new(
+            "pod",
+            format!("{name}, legacy"),
+            UNIT,
+            Better::Lower,
+            &ours_legacy,
+        )
+        .against(LEGACY, &legacy)
+        .note(FALLBACK),
+    ])
+}
+
+/// One start in a namespace that has no rules yet.
+fn first_start(contenders: &Contenders, contender: Contender, shape: Shape) -> Result<Duration> {
+    let namespace = pod_namespace()?;
+    Ok(contenders.start(contender, shape, &namespace, None)?.took)
+}
+
+/// A start in a namespace that has the rules of an earlier one.
+fn restart(contenders: &Contenders, contender: Contender, shape: Shape) -> Result<Duration> {
+    let namespace = pod_namespace()?;
+    drop(contenders.start(contender, shape, &namespace, None)?);
+    Ok(contenders.start(contender, shape, &namespace, None)?.took)
+}
+
+/// What a pod gets: an interface besides the loopback, and forwarding (which svclb-pod would set by
+/// itself, and ServiceLB sets by a sysctl of the pod).
+fn pod_namespace() -> Result<Namespace> {
+    let namespace = Namespace::new()?;
+    namespace.ip(
+        "link add eth0 type veth peer name host\naddr add 10.9.0.2/24 dev eth0\nlink set eth0 up\n",
+    )?;
+    namespace.sysctl(&[("net.ipv4.ip_forward", "1")])?;
+    Ok(namespace)
+}
