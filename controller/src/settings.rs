@@ -92,6 +92,8 @@ pub struct Settings {
     pub ipv6_forwarding: Ipv6Forwarding,
     /// Rootless k3s: the one address is 127.0.0.1.
     pub rootless: bool,
+    /// Serve nothing and let every Service go that was served: before svclb is uninstalled.
+    pub releasing: bool,
     /// `release`: nothing is served any more, and whatever was is let go.
     pub releasing: bool,
 }
