@@ -17,7 +17,8 @@ const ATTRIBUTE_HEADER: usize = 4;
 const ALIGNMENT: usize = 4;
 /// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`: the bits of an attribute's type that are no part of it.
 const TYPE_FLAGS: u16 = 0xc000;
-const NESTED: u16 = 0x8000;
+/// `NLA_F_NESTED`: the attribute holds attributes.
+pub const NESTED: u16 = 0x8000;
 
 /// `NLM_F_REQUEST`, which each request has.
 pub const REQUEST: u16 = libc::NLM_F_REQUEST as u16;

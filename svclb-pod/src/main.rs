@@ -1,0 +1,217 @@
+//! The process of a svclb pod: environment, rules, sleep. It is PID 1 of an image that holds nothing
+//! else.
+
+use std::env;
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use svclb_pod::backend::{self, Installed, one_line};
+use svclb_pod::config::{Config, Family};
+use svclb_pod::conntrack;
+use svclb_pod::forwarding::{self, State};
+use svclb_pod::report::{self, Milliseconds};
+use svclb_pod::rules::Rules;
+
+const HELP: &str = "\
+Forwards the ports of one LoadBalancer Service. It installs its rules with the kernel, and sleeps until
+SIGTERM or SIGINT; it leaves the rules to the end of its network namespace.
+
+Usage:
+  svclb-pod                         install the rules and sleep
+  svclb-pod check                   tell whether the rules are in place; waits up to a second for them
+  svclb-pod allow-ipv6-forwarding   switch on IPv6 forwarding of the network namespace; needs a writable
+                                    /proc/sys, so run it in a privileged init container
+  svclb-pod --help
+  svclb-pod --version
+
+Environment, lists separated by commas or spaces:
+  SVCLB_FORWARDS   protocol/port=destination port, like tcp/80=8080,udp/53=30053
+  DEST_IPS         the addresses to forward to, IPv4 and IPv6; connections are spread over a family's
+  SRC_RANGES       the ranges that may connect, like 10.0.0.0/8,fd00::/8; unset: any source
+  SVCLB_BACKEND    nftables or iptables; unset: the first of them that the kernel takes
+instead of SVCLB_FORWARDS, for one port and as rancher/klipper-lb has it:
+  SRC_PORT, DEST_PROTO, DEST_PORT
+
+Exit codes: 0 done, or all in place; 2 the environment is not valid; 1 everything else.
+";
+
+/// How long `check` waits, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
+    match arguments.as_slice() {
+        [] => run(started),
+        [Some("check")] => check(started),
+        [Some("allow-ipv6-forwarding")] => allow_ipv6_forwarding(),
+        [Some("--help" | "-h" | "help")] => say(HELP),
+        [Some("--version" | "-V")] => say(concat!("svclb-pod ", env!("CARGO_PKG_VERSION"), "\n")),
+        _ => {
+            eprint!("svclb-pod: unknown arguments\n\n{HELP}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(started: Instant) -> ExitCode {
+    // As PID 1 the process gets only the signals that it asks for, and blocked ones wait for it.
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTERM);
+    stop.add(Signal::SIGINT);
+    if let Err(error) = stop.thread_block() {
+        return fail("cannot block signals", &error);
+    }
+    let config = match config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match forward(&config, started) {
+        // What is installed lives on until the process ends, see `Installed`.
+        Ok(_installed) => match stop.wait() {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => fail("cannot wait for signals", &error),
+        },
+        Err(code) => code,
+    }
+}
+
+/// Does all that there is to do before sleeping.
+///
+/// The rules come before forwarding, so that nothing is ever forwarded that they do not know of.
+fn forward(config: &Config, started: Instant) -> Result<Installed, ExitCode> {
+    let (state, families) = families(config)?;
+    let rules = Rules::new(config, &families);
+    let installed = backend::install(&rules, config.backend)
+        .map_err(|error| fail("cannot install the rules", &error))?;
+    forwarding::switch_on(&state, &families).map_err(|error| fail("cannot forward", &error))?;
+    let took = Milliseconds(started.elapsed());
+
+    let mut log = report::forwards(config, &families);
+    let backend = installed.backend();
+    if let Installed::Iptables(Some(error)) = &installed {
+        log += &format!("nf_tables is not to be had here: {}\n", one_line(error));
+    }
+    log += &format!("rules in place by {backend} after {took}\n");
+    say(&log);
+
+    // None of what follows keeps new connections from being forwarded.
+    if let Err(error) = backend::remove_from_the_other(&rules, backend) {
+        complain("cannot remove what an earlier start left", &error);
+    }
+    match conntrack::forget_stale(config, &families) {
+        Ok(0) => {}
+        Ok(count) => {
+            say(&format!(
+                "UDP connections from before these rules, forgotten: {count}\n"
+            ));
+        }
+        Err(error) => complain(
+            "cannot forget UDP connections from before these rules",
+            &error,
+        ),
+    }
+    Ok(installed)
+}
+
+fn check(started: Instant) -> ExitCode {
+    let config = match config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    loop {
+        let why_not = match is_in_place(&config) {
+            Ok(None) => return say("the rules are in place\n"),
+            Ok(Some(why_not)) => why_not,
+            Err(error) => one_line(&*error),
+        };
+        if started.elapsed() >= PATIENCE {
+            eprintln!("svclb-pod: {why_not}");
+            return ExitCode::FAILURE;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Why not, unless everything is as the environment asks for.
+fn is_in_place(config: &Config) -> Result<Option<String>, Box<dyn Error>> {
+    let state = State::read()?;
+    let (families, _) = split(config, &state);
+    if families.is_empty() {
+        return Ok(Some(no_family()));
+    }
+    if let Some(family) = families.iter().find(|&&family| !state.forwards(family)) {
+        return Ok(Some(format!("{family} forwarding is off")));
+    }
+    let rules = Rules::new(config, &families);
+    let in_place = backend::in_place(&rules, config.backend)?;
+    Ok((!in_place).then(|| "the rules that the environment asks for are not in place".into()))
+}
+
+fn allow_ipv6_forwarding() -> ExitCode {
+    match forwarding::allow_ipv6() {
+        Ok(true) => say("IPv6 forwarding is on\n"),
+        Ok(false) => say("this node has no IPv6, so there is nothing to do\n"),
+        Err(error) => fail(
+            "cannot switch on IPv6 forwarding; is the container privileged?",
+            &error,
+        ),
+    }
+}
+
+fn config() -> Result<Config, ExitCode> {
+    Config::parse(|variable| env::var_os(variable)).map_err(|error| {
+        eprintln!("svclb-pod: {error}");
+        ExitCode::from(2)
+    })
+}
+
+/// The wanted families that the node has; says which it has not.
+fn families(config: &Config) -> Result<(State, Vec<Family>), ExitCode> {
+    let state = State::read().map_err(|error| fail("cannot forward", &error))?;
+    let (here, missing) = split(config, &state);
+    if here.is_empty() {
+        eprintln!("svclb-pod: {}", no_family());
+        return Err(ExitCode::FAILURE);
+    }
+    for family in missing {
+        say(&format!(
+            "{family} is left out: this node does not have it\n"
+        ));
+    }
+    Ok((state, here))
+}
+
+fn split(config: &Config, state: &State) -> (Vec<Family>, Vec<Family>) {
+    config
+        .families()
+        .into_iter()
+        .partition(|&family| state.has(family))
+}
+
+fn no_family() -> String {
+    "nothing can be forwarded: this node has no IP family that is asked for".into()
+}
+
+fn say(text: &str) -> ExitCode {
+    // Nobody may be listening; the rules matter more.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn fail(action: &str, error: &(dyn Error + 'static)) -> ExitCode {
+    complain(action, error);
+    ExitCode::FAILURE
+}
+
+fn complain(action: &str, error: &(dyn Error + 'static)) {
+    // One write, so that lines of several processes do not mix.
+    let line = format!("svclb-pod: {action}: {}\n", one_line(error));
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
