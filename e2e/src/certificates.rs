@@ -29,7 +29,8 @@ pub(crate) const COMPONENTS: [User; 3] = [
     User {
         kubeconfig: "kube-controller-manager",
         name: "system:kube-controller-manager",
-        group: "",
+        // All controllers are this user, so it has the rights of all of them.
+        group: "system:masters",
     },
     User {
         kubeconfig: "kube-scheduler",
@@ -222,7 +223,7 @@ mod tests {
     fn every_user_has_a_line_in_the_token_file() {
         assert_eq!(
             token_file(1),
-            "token-of-kube-controller-manager,system:kube-controller-manager,system:kube-controller-manager,\n\
+            "token-of-kube-controller-manager,system:kube-controller-manager,system:kube-controller-manager,system:masters\n\
              token-of-kube-scheduler,system:kube-scheduler,system:kube-scheduler,\n\
              token-of-kube-proxy,system:kube-proxy,system:kube-proxy,\n\
              token-of-admin,admin,admin,system:masters\n\
