@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::logs;
 use crate::names;
 use crate::settings::{IpMode, Ipv6Forwarding, Publish, Settings};
+use crate::tolerations::{self, TolerationsError};
 
 /// Serves Services of type LoadBalancer with the nodes' own addresses.
 #[derive(Debug, Parser)]
@@ -133,10 +134,10 @@ impl FromStr for Quantities {
 }
 
 impl FromStr for Tolerations {
-    type Err = serde_saphyr::Error;
+    type Err = TolerationsError;
 
-    fn from_str(text: &str) -> Result<Self, serde_saphyr::Error> {
-        serde_saphyr::from_str(text).map(Self)
+    fn from_str(text: &str) -> Result<Self, TolerationsError> {
+        tolerations::parse(text).map(Self)
     }
 }
 
@@ -255,6 +256,19 @@ pub struct Process {
     pub streaming_lists: bool,
 }
 
+impl Process {
+    /// Who this replica is: as told, or the host's name, which in a pod is the pod's.
+    pub fn identity(&self) -> String {
+        self.identity.clone().unwrap_or_else(|| {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            match name.trim() {
+                "" => "svclb-controller".to_owned(),
+                name => name.to_owned(),
+            }
+        })
+    }
+}
+
 impl Flags {
     /// What the core is to know.
     pub fn settings(&self) -> Settings {
@@ -289,6 +303,7 @@ impl Flags {
                 Ipv6ForwardingFlag::Sysctl => Ipv6Forwarding::Sysctl,
             },
             rootless: serving.rootless,
+            releasing: self.command == Some(Command::Release),
         }
     }
 }
@@ -336,6 +351,7 @@ mod tests {
             "--host-users=false",
             "--ipv6-forwarding=sysctl",
             "--rootless",
+            "release",
         ]);
         let quantity = |text: &str| Quantity(text.to_owned());
         assert_eq!(
@@ -366,6 +382,7 @@ mod tests {
                 host_users: false,
                 ipv6_forwarding: Ipv6Forwarding::Sysctl,
                 rootless: true,
+                releasing: true,
             }
         );
     }

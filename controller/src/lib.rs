@@ -20,8 +20,9 @@
 //! after a watch has been listed anew: remove_… whatever the list no longer has
 //! ```
 
-pub mod client;
+pub mod carry_out;
 pub mod claims;
+pub mod client;
 pub mod conflict;
 pub mod daemonset;
 pub mod decision;
@@ -38,11 +39,12 @@ pub mod net;
 pub mod nodes;
 pub mod queue;
 pub mod recorder;
+pub mod release;
 pub mod selector;
 pub mod settings;
 pub mod standing;
 pub mod tolerations;
-pub mod wish;
 pub mod watch;
+pub mod wish;
 pub mod world;
 pub mod write;

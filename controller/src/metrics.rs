@@ -1,5 +1,6 @@
 //! What `/metrics` shows. Every label has a fixed, small set of values.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::facts::ServiceKey;
 
 /// Seconds: a reconcile that only compares takes tens of microseconds.
 const RECONCILE_BUCKETS: [f64; 8] = [
@@ -71,6 +74,30 @@ impl EncodeLabelValue for Outcome {
 struct WriteLabels {
     kind: Kind,
     outcome: Outcome,
+}
+
+/// What is served, Service by Service.
+#[derive(Debug, Default)]
+pub struct Tally {
+    services: HashMap<ServiceKey, (usize, bool)>,
+    addresses: usize,
+    conflicts: usize,
+}
+
+impl Tally {
+    /// The Service's number of addresses, and whether it lacks a port somewhere; nothing if it is not served.
+    pub fn set(&mut self, service: &ServiceKey, served: Option<(usize, bool)>) {
+        let before = match served {
+            Some(numbers) => self.services.insert(service.clone(), numbers),
+            None => self.services.remove(service),
+        };
+        let (addresses, conflict) = before.unwrap_or_default();
+        self.addresses -= addresses;
+        self.conflicts -= usize::from(conflict);
+        let (addresses, conflict) = served.unwrap_or_default();
+        self.addresses += addresses;
+        self.conflicts += usize::from(conflict);
+    }
 }
 
 /// The numbers, and the registry that prints them.
@@ -173,10 +200,10 @@ impl Metrics {
     }
 
     /// What is served now.
-    pub fn served(&self, services: usize, addresses: usize, conflicts: usize) {
-        self.services.set(count(services));
-        self.addresses.set(count(addresses));
-        self.conflicts.set(count(conflicts));
+    pub fn served(&self, tally: &Tally) {
+        self.services.set(count(tally.services.len()));
+        self.addresses.set(count(tally.addresses));
+        self.conflicts.set(count(tally.conflicts));
     }
 
     /// Whether this replica holds the Lease.
@@ -219,7 +246,15 @@ mod tests {
     #[test]
     fn the_text_names_each_number_once_and_ends_as_openmetrics_does() {
         let metrics = Metrics::default();
-        metrics.served(3, 5, 1);
+        let mut tally = Tally::default();
+        let key = |name| ServiceKey::new("default", name);
+        tally.set(&key("gone"), Some((4, true)));
+        tally.set(&key("a"), Some((1, true)));
+        tally.set(&key("b"), Some((2, false)));
+        tally.set(&key("c"), Some((9, true)));
+        tally.set(&key("c"), Some((2, false)));
+        tally.set(&key("gone"), None);
+        metrics.served(&tally);
         metrics.leading(true);
         metrics.reconciled(Duration::from_micros(70));
         metrics.written(Kind::DaemonSet, Outcome::Ok, Duration::from_millis(4));

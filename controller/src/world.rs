@@ -427,6 +427,11 @@ impl World {
         self.daemonsets.values().filter(|facts| facts.servicelb)
     }
 
+    /// The DaemonSets that we made and that are still there, whoever has put a mark on them since.
+    pub fn our_daemonsets(&self) -> impl Iterator<Item = &DaemonSetFacts> {
+        self.daemonsets.values().filter(|facts| facts.is_ours())
+    }
+
     /// All Services.
     pub fn services(&self) -> impl Iterator<Item = &ServiceFacts> {
         self.services.values()

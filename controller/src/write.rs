@@ -62,7 +62,7 @@ pub enum Error {
 }
 
 impl Error {
-    fn of(action: String, source: kube::Error) -> Self {
+    pub(crate) fn of(action: String, source: kube::Error) -> Self {
         match &source {
             kube::Error::Api(status) if matches!(status.code, 404 | 409) => {
                 Self::Conflict { action, source }
