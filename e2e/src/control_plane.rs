@@ -88,7 +88,7 @@ pub(crate) fn kube_apiserver(options: &Options, paths: &Paths) -> CommandLine {
     ];
     CommandLine::new(
         kubernetes(Component::KubeApiserver.as_str()),
-        flags(arguments),
+        flags(arguments).chain(options.kube_apiserver_flags.iter().cloned()),
     )
 }
 

@@ -26,6 +26,8 @@ pub struct Options {
     pub node_monitor_grace: Duration,
     /// kube-controller-manager's `--controllers`, such as `*,-daemonset-controller`.
     pub controllers: String,
+    /// More flags for kube-apiserver, such as an audit log's.
+    pub kube_apiserver_flags: Vec<String>,
     /// Lets kube-proxy's NAT chain of the nftables mode be registered before portmap's, so that
     /// portmap's runs first: the kernel calls chains of one priority last come, first served.
     pub portmap_last: bool,
@@ -45,6 +47,7 @@ impl Default for Options {
             proxy_min_sync: Duration::from_secs(1),
             node_monitor_grace: Duration::from_secs(8),
             controllers: "*".to_owned(),
+            kube_apiserver_flags: Vec::new(),
             portmap_last: false,
             allow_forwarding_sysctls: false,
             node_settings: BTreeMap::new(),
