@@ -94,8 +94,6 @@ pub struct Settings {
     pub rootless: bool,
     /// Serve nothing and let every Service go that was served: before svclb is uninstalled.
     pub releasing: bool,
-    /// `release`: nothing is served any more, and whatever was is let go.
-    pub releasing: bool,
 }
 
 impl Default for Settings {
