@@ -203,8 +203,8 @@ impl KernelTable {
     }
 
     fn has(self, ours: &Ours) -> Result<bool, Error> {
-        if ours.chains.is_empty() && !self.is_set_up() {
-            return Ok(true);
+        if !self.is_set_up() {
+            return Ok(ours.chains.is_empty());
         }
         let (_, _, table) = self.read()?;
         Ok(table.clone().with(ours) == table)
