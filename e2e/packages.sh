@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the system's packages that the test bed, the images and the benchmarks need.
+# Brings the system's packages that the test bed, the images, the benchmarks and the fuzzer need.
 #
 # Says what is missing (asked by command, so that a containerd or iptables from elsewhere counts),
 # and installs it on Debian and Ubuntu when run as root. Elsewhere it names what is needed and stops.
@@ -30,6 +30,7 @@ sysctl          procps
 modprobe        kmod
 busybox         busybox-static
 curl            curl
+c++             g++
 "
 
 present() {

@@ -13,6 +13,7 @@ version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
 built=$PWD/target/$(rustc --print host-tuple)/release
 out=$PWD/target/images
 mkdir -p "$out"
+export CARGO_TARGET_DIR=$PWD/target
 exec 9>"$out/lock"
 flock 9
 
