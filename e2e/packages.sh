@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Brings the system's packages that the test bed, the images, the benchmarks and the fuzzer need.
 #
+# Usage: e2e/packages.sh [COMMAND...]   further commands, each in a package of its own name
+#
 # Says what is missing (asked by command, so that a containerd or iptables from elsewhere counts),
 # and installs it on Debian and Ubuntu when run as root. Elsewhere it names what is needed and stops.
 # No service of the host is started, now or at the next boot, and no configuration is touched.
@@ -32,6 +34,7 @@ busybox         busybox-static
 curl            curl
 c++             g++
 "
+for command in "$@"; do needed+="$command $command"$'\n'; done
 
 present() {
   case $1 in
