@@ -134,14 +134,17 @@ impl Host {
     /// Takes the host off the network: its port of the switch drops everything. The host itself
     /// keeps its carrier, its addresses and its routes.
     pub fn cut(&self) -> Result<(), Error> {
-        self.switch()
-            .ip(&network::set_port(self.role, PortState::Disabled))
+        self.set_port(PortState::Disabled)
     }
 
     /// Takes back what `cut` did.
     pub fn heal(&self) -> Result<(), Error> {
-        self.switch()
-            .ip(&network::set_port(self.role, PortState::Forwarding))
+        self.set_port(PortState::Forwarding)
+    }
+
+    fn set_port(&self, state: PortState) -> Result<(), Error> {
+        let arguments = network::set_port(self.role, state);
+        self.switch().command("bridge").args(arguments).text().map(drop)
     }
 
     /// The switch, whose holder's record is beside ours.

@@ -107,16 +107,15 @@ pub(crate) enum PortState {
     Forwarding,
 }
 
-/// Changes the port of a host.
-pub(crate) fn set_port(host: Role, state: PortState) -> String {
+/// The arguments of `bridge` that change the port of a host. (`ip link set ... type bridge_slave` has
+/// the kernel look at the port's carrier afterwards, which enables it again.)
+pub(crate) fn set_port(host: Role, state: PortState) -> [String; 6] {
     // The numbers are BR_STATE_* of linux/if_bridge.h.
     let state = match state {
-        PortState::Disabled => 0,
-        PortState::Forwarding => 3,
+        PortState::Disabled => "0",
+        PortState::Forwarding => "3",
     };
-    batch(&[format!(
-        "link set dev {host} type bridge_slave state {state}"
-    )])
+    ["link", "set", "dev", &host.to_string(), "state", state].map(str::to_owned)
 }
 
 /// Duplicate address detection would hold an IPv6 address back for a second or more.

@@ -11,6 +11,8 @@ pub const MOST_NODES: usize = 200;
 
 /// Everything that distinguishes one cluster from another. `Default` is what `svclb-e2e up` makes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+// What another version of this library has brought up can at least be looked at.
+#[serde(default)]
 pub struct Options {
     /// Names the cluster's folder, namespaces and cgroups: a DNS label of at most 32 characters.
     pub name: String,
@@ -136,6 +138,7 @@ impl ProxyMode {
 
 /// What is special about one node.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeSettings {
     /// Labels beside those that the kubelet sets.
     pub labels: BTreeMap<String, String>,
