@@ -35,6 +35,7 @@ const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 pub(super) const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_USERDATA: u16 = 13;
 pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -208,6 +209,9 @@ impl<'a> Batch<'a> {
                     .be32(NFTA_SET_DATA_LEN, data.length());
             }
             a.be32(NFTA_SET_ID, set.id);
+            if matches!(set.key, Type::Integer) {
+                a.bytes(NFTA_SET_USERDATA, &host_endian_keys());
+            }
         });
         loop {
             let mut part = (&mut elements).take(ELEMENTS_PER_MESSAGE).peekable();
@@ -226,6 +230,14 @@ impl<'a> Batch<'a> {
             });
         }
     }
+}
+
+/// What tells `nft list` that the keys are numbers in the byte order of the machine: type
+/// `NFTNL_UDATA_SET_KEYBYTEORDER` (libnftnl's udata.h), length, `BYTEORDER_HOST_ENDIAN` (nft's
+/// datatype.h).
+fn host_endian_keys() -> [u8; 6] {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
 }
 
 fn write_element(a: &mut Attributes<'_>, element: &Element) {

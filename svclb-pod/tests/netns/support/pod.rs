@@ -1,0 +1,120 @@
+//! The program under test, as a process in the pod's network namespace.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Namespace, PATIENCE, wait_until};
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_svclb-pod");
+
+/// The variables that the program gets; it gets no others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// `VARIABLE=value`, each.
+    pub(crate) fn new(variables: &[&str]) -> Self {
+        Self::default().with(variables)
+    }
+
+    pub(crate) fn with(mut self, variables: &[&str]) -> Self {
+        self.0.extend(variables.iter().map(|variable| {
+            let (name, value) = variable.split_once('=').unwrap();
+            (name.into(), value.into())
+        }));
+        self
+    }
+
+    /// A command with these variables.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().envs(&self.0);
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, namespace: &Namespace, arguments: &[&str]) -> Output {
+        namespace.run(|| self.command(PROGRAM).args(arguments).output().unwrap())
+    }
+}
+
+/// A process of the program that has put its rules in place; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    process: Child,
+    /// What it said until then.
+    pub(crate) log: String,
+}
+
+impl Pod {
+    /// Starts the program and waits until it says that its rules are in place.
+    pub(crate) fn start(namespace: &Namespace, environment: &Environment) -> Self {
+        Self::start_command(namespace, environment.command(PROGRAM))
+    }
+
+    /// The same, of a command that becomes the program.
+    pub(crate) fn start_command(namespace: &Namespace, mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut pod = Self {
+            process: namespace.run(|| command.spawn().unwrap()),
+            log: String::new(),
+        };
+        let stdout = BufReader::new(pod.process.stdout.take().unwrap());
+        let (send, lines) = mpsc::channel();
+        // Reads to the end, so that the program never writes into a closed pipe.
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        while !pod.log.contains("rules in place by") {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(line) => pod.log += &(line + "\n"),
+                Err(error) => {
+                    let _ = pod.process.kill();
+                    let mut errors = String::new();
+                    pod.process
+                        .stderr
+                        .take()
+                        .unwrap()
+                        .read_to_string(&mut errors)
+                        .unwrap();
+                    panic!("the rules are not in place ({error}): {}{errors}", pod.log);
+                }
+            }
+        }
+        pod
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Ends it as the kubelet does, and hands back how it ended.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        let mut status = None;
+        wait_until("the end of the program", || {
+            status = self.process.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
