@@ -4,10 +4,13 @@
 //! `target/bench/`, one JSON and one Markdown file a part and `all.*` with everything that was run.
 //! Nothing is asserted: a figure that falls short is a figure.
 
+mod folders;
+mod klipper;
 mod load;
 mod machine;
 mod namespaces;
 mod pod;
+mod process;
 mod report;
 mod sample;
 
@@ -17,10 +20,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use folders::Folders;
 use report::{Figure, Report};
 
 /// A part: its name and what measures it.
-type Part = (&'static str, fn(&dyn Fn(&str)) -> Result<Vec<Figure>>);
+type Part = (
+    &'static str,
+    fn(&Folders, &dyn Fn(&str)) -> Result<Vec<Figure>>,
+);
 
 const PARTS: [Part; 1] = [("pod", pod::run)];
 
@@ -44,13 +51,9 @@ fn main() -> Result<()> {
         .filter(|argument| !argument.starts_with("--"))
         .collect();
     let parts = chosen(&wanted)?;
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("finding the repository")?;
-    let folder = repository.join("target/bench");
-    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let folders = Folders::find()?;
 
-    let setting = machine::setting(repository, &TOOLS);
+    let setting = machine::setting(&folders.repository, &TOOLS);
     let mut all = Report {
         setting: setting.clone(),
         figures: Vec::new(),
@@ -59,19 +62,19 @@ fn main() -> Result<()> {
         let begun = Instant::now();
         let say =
             |what: &str| eprintln!("[{:5.0} s] {name}: {what}", begun.elapsed().as_secs_f64());
-        let figures = run(&say).with_context(|| format!("measuring the part {name}"))?;
+        let figures = run(&folders, &say).with_context(|| format!("measuring the part {name}"))?;
         write(
             &Report {
                 setting: setting.clone(),
                 figures: figures.clone(),
             },
-            &folder.join(name),
+            &folders.results.join(name),
         )?;
         all.figures.extend(figures);
     }
-    write(&all, &folder.join("all"))?;
+    write(&all, &folders.results.join("all"))?;
     println!("{}", all.markdown());
-    println!("Written to {}.", folder.display());
+    println!("Written to {}.", folders.results.display());
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod traffic;
 
 use anyhow::Result;
 
+use crate::folders::Folders;
 use crate::report::Figure;
 use contender::Contenders;
 
@@ -18,8 +19,8 @@ const NFT: &str = "klipper-lb's way, iptables-nft";
 const LEGACY: &str = "klipper-lb's way, iptables-legacy";
 
 /// Measures all figures of the part.
-pub(crate) fn run(say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
-    let contenders = Contenders::find()?;
+pub(crate) fn run(folders: &Folders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
+    let contenders = Contenders::find(folders)?;
     let mut figures = start::figures(&contenders, say)?;
     figures.extend(size::figures(&contenders, say)?);
     figures.extend(memory::figures(&contenders, say)?);

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use super::contender::{Contender, Contenders, Shape};
 use super::{LEGACY, NFT};
+use crate::klipper::Variant;
 use crate::namespaces::Namespace;
 use crate::report::{Better, Figure};
 use crate::sample::{Rounds, Samples, Side, interleave};
@@ -46,8 +47,8 @@ pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec
         };
         let mut sides = [
             side(Contender::Ours),
-            side(Contender::Nft),
-            side(Contender::Legacy),
+            side(Contender::Klipper(Variant::Nft)),
+            side(Contender::Klipper(Variant::Legacy)),
         ];
         let series = interleave(ROUNDS, &mut sides)?;
         let figure = |name: &str, quantity: fn(&Memory) -> Option<f64>, note| -> Vec<Figure> {

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::contender::{BUSYBOX, Contenders};
+use super::contender::Contenders;
+use crate::klipper::BUSYBOX;
 use crate::report::{Better, Figure};
 use crate::sample::Samples;
 

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::contender::{Contender, Contenders, Shape};
 use super::{LEGACY, NFT};
+use crate::klipper::Variant;
 use crate::namespaces::Namespace;
 use crate::report::{Better, Figure};
 use crate::sample::{Rounds, Samples, Side, interleave};
@@ -64,8 +65,8 @@ fn compare(
     let mut sides = [
         side(Contender::Ours, 4),
         side(Contender::OursLegacy, 4),
-        side(Contender::Nft, 1),
-        side(Contender::Legacy, 1),
+        side(Contender::Klipper(Variant::Nft), 1),
+        side(Contender::Klipper(Variant::Legacy), 1),
     ];
     let series = interleave(ROUNDS, &mut sides)?;
     let [ours, ours_legacy, nft, legacy] =

@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use super::contender::{Contender, Contenders, FIRST_PORT, Pod, SERVICE, Shape};
 use super::{LEGACY, NFT};
+use crate::klipper::Variant;
 use crate::load::{self, Connections, Server};
 use crate::namespaces::Namespace;
 use crate::report::{Better, Figure};
@@ -32,12 +33,12 @@ const NOTE: &str = "Client, pod and backend are network namespaces of one machin
 const LANES: [(Contender, u16); 8] = [
     (Contender::Ours, 1),
     (Contender::OursLegacy, 1),
-    (Contender::Nft, 1),
-    (Contender::Legacy, 1),
+    (Contender::Klipper(Variant::Nft), 1),
+    (Contender::Klipper(Variant::Legacy), 1),
     (Contender::Ours, 100),
     (Contender::OursLegacy, 100),
-    (Contender::Nft, 100),
-    (Contender::Legacy, 100),
+    (Contender::Klipper(Variant::Nft), 100),
+    (Contender::Klipper(Variant::Legacy), 100),
 ];
 
 /// What one run through one pod measured.
@@ -131,14 +132,14 @@ pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec
                 words,
                 (Contender::Ours, ports),
                 NFT,
-                (Contender::Nft, ports),
+                (Contender::Klipper(Variant::Nft), ports),
             );
             let legacy = format!("{words}, legacy");
             compare(
                 &legacy,
                 (Contender::OursLegacy, ports),
                 LEGACY,
-                (Contender::Legacy, ports),
+                (Contender::Klipper(Variant::Legacy), ports),
             );
         }
         compare(

@@ -1,0 +1,45 @@
+//! Where the bench finds what it measures, and where it works and writes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The folders of the repository that concern the bench.
+pub(crate) struct Folders {
+    /// The repository's root.
+    pub(crate) repository: PathBuf,
+    /// Where cargo leaves the release builds of the programs that are measured.
+    pub(crate) built: PathBuf,
+    /// Where the figures go.
+    pub(crate) results: PathBuf,
+    /// For the bench to fill; emptied at its start.
+    pub(crate) work: PathBuf,
+}
+
+impl Folders {
+    /// Finds them from where the bench's own source and binary lie, and makes those that are ours.
+    pub(crate) fn find() -> Result<Self> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("finding the repository")?;
+        let bench = std::env::current_exe().context("finding the bench itself")?;
+        // The bench is in `release/deps`.
+        let built = bench
+            .ancestors()
+            .nth(2)
+            .context("finding the release builds")?;
+        let results = repository.join("target/bench");
+        let work = results.join("work");
+        if work.exists() {
+            fs::remove_dir_all(&work).with_context(|| format!("emptying {}", work.display()))?;
+        }
+        fs::create_dir_all(&work).with_context(|| format!("making {}", work.display()))?;
+        Ok(Self {
+            repository: repository.to_owned(),
+            built: built.to_owned(),
+            results,
+            work,
+        })
+    }
+}
