@@ -27,8 +27,9 @@ help:
 	@echo 'Linux, root, Rust, Go 1.26, make and a C linker are needed. On Debian and Ubuntu the rest is'
 	@echo 'installed when it is missing (e2e/packages.sh). Everything that is made lies under target/.'
 
+# Not quiet: what is built the first time takes minutes, and cargo shows how far it is.
 demo:
-	@$(e2e) demo --nodes $(NODES)
+	@cargo run --locked --package svclb-e2e --bin svclb-e2e -- demo --nodes $(NODES)
 
 kubectl:
 	@$(e2e) kubectl -- $(ARGS)

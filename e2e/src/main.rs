@@ -1,5 +1,7 @@
 //! `svclb-e2e`: the command line over the library.
 
+mod demo;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ struct Cli {
 enum Command {
     /// Bring a cluster up, with all that is missing for it; it lives on until `down`
     Up(Up),
+    /// Show svclb at work in a guided tour, on the cluster that is up or on a new one
+    Demo(Up),
     /// Take a cluster down; nothing of it is left
     Down {
         #[command(flatten)]
@@ -194,6 +198,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(up) => bring_up(&up.into())?,
+        Command::Demo(up) => {
+            let progress = Progress::to_stderr();
+            watch_for_signals(progress.interrupted())?;
+            demo::run(&up.into(), &progress)?;
+        }
         Command::Down { cluster } => take_down(&cluster.name)?,
         Command::Status => status(),
         Command::Kubectl { cluster, arguments } => {
