@@ -54,7 +54,12 @@ impl<'a> Contest<'a> {
     #[must_use]
     pub fn new(world: &'a World, service: &'a ServiceFacts) -> Self {
         let daemonset = names::daemonset(&service.key.name, &service.uid);
-        Self { world, service, daemonset, older: OnceCell::new() }
+        Self {
+            world,
+            service,
+            daemonset,
+            older: OnceCell::new(),
+        }
     }
 
     /// Does the Service hold all its ports on the node, or may it take what it lacks? All or nothing.
@@ -63,7 +68,12 @@ impl<'a> Contest<'a> {
         for port in self.service.claims() {
             match self.holder(port, node) {
                 Some(holder) if holder.name == self.daemonset => {}
-                Some(holder) => return Err(LeftOut::Claimed { port, by: holder.service.clone() }),
+                Some(holder) => {
+                    return Err(LeftOut::Claimed {
+                        port,
+                        by: holder.service.clone(),
+                    });
+                }
                 None => lacks = true,
             }
         }
@@ -76,16 +86,31 @@ impl<'a> Contest<'a> {
                 taken.extend(other.claims().map(|port| (port, &other.key)));
             }
         }
-        match self.service.claims().find_map(|port| Some((port, taken.get(&port)?))) {
-            Some((port, by)) => Err(LeftOut::Claimed { port, by: Some((*by).clone()) }),
+        match self
+            .service
+            .claims()
+            .find_map(|port| Some((port, taken.get(&port)?)))
+        {
+            Some((port, by)) => Err(LeftOut::Claimed {
+                port,
+                by: Some((*by).clone()),
+            }),
             None => Ok(()),
         }
     }
 
-    fn finds_free(&self, other: &ServiceFacts, node: &NodeFacts, taken: &BTreeMap<Port, &ServiceKey>) -> bool {
+    fn finds_free(
+        &self,
+        other: &ServiceFacts,
+        node: &NodeFacts,
+        taken: &BTreeMap<Port, &ServiceKey>,
+    ) -> bool {
         let daemonset = names::daemonset(&other.key.name, &other.uid);
         other.claims().all(|port| {
-            !taken.contains_key(&port) && self.holder(port, node).is_none_or(|holder| holder.name == daemonset)
+            !taken.contains_key(&port)
+                && self
+                    .holder(port, node)
+                    .is_none_or(|holder| holder.name == daemonset)
         })
     }
 
@@ -102,9 +127,9 @@ impl<'a> Contest<'a> {
 
     fn has_pod(&self, facts: &DaemonSetFacts, port: Port, node: &NodeFacts) -> bool {
         facts.service.as_ref().is_some_and(|service| {
-            self.world
-                .pods_of(service)
-                .any(|pod| pod.app == facts.name && pod.is_live_on(&node.name) && pod.ports.contains(&port))
+            self.world.pods_of(service).any(|pod| {
+                pod.app == facts.name && pod.is_live_on(&node.name) && pod.ports.contains(&port)
+            })
         })
     }
 
@@ -124,7 +149,10 @@ impl<'a> Contest<'a> {
     /// A DaemonSet that somebody deleted still claims where its Service will make it anew.
     fn comes_back(&self, facts: &DaemonSetFacts, node: &NodeFacts) -> bool {
         self.owner(facts).is_some_and(|service| {
-            facts.ports.iter().all(|port| service.claims().any(|claim| claim == *port))
+            facts
+                .ports
+                .iter()
+                .all(|port| service.claims().any(|claim| claim == *port))
                 && contends(self.world, service)
                 && may_use(self.world, service, node)
         })
@@ -137,8 +165,12 @@ impl<'a> Contest<'a> {
             let mut found = Vec::new();
             let mut open = vec![self.service];
             while let Some(next) = open.pop() {
-                for other in next.claims().flat_map(|port| self.world.services_with_port(port)) {
-                    let older = (other.created, &other.uid) < (self.service.created, &self.service.uid);
+                for other in next
+                    .claims()
+                    .flat_map(|port| self.world.services_with_port(port))
+                {
+                    let older =
+                        (other.created, &other.uid) < (self.service.created, &self.service.uid);
                     if older && seen.insert(&other.key) && contends(self.world, other) {
                         found.push(other);
                         open.push(other);
@@ -154,9 +186,11 @@ impl<'a> Contest<'a> {
 /// Would this Service get a DaemonSet if nobody were in the way?
 fn contends(world: &World, service: &ServiceFacts) -> bool {
     standing(world, service) == Standing::Serve
-        && wish(service, world.proxy_mode(), world.settings()).is_ok_and(|wish| !wish.open_families.is_empty())
+        && wish(service, world.proxy_mode(), world.settings())
+            .is_ok_and(|wish| !wish.open_families.is_empty())
 }
 
 fn may_use(world: &World, service: &ServiceFacts, node: &NodeFacts) -> bool {
-    nodes::admitted_by_labels(world, service, node).is_ok() && nodes::admitted_by_ports(world, service, node).is_ok()
+    nodes::admitted_by_labels(world, service, node).is_ok()
+        && nodes::admitted_by_ports(world, service, node).is_ok()
 }

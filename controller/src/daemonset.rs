@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
+use k8s_openapi::api::apps::v1::{
+    DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
+};
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, ExecAction, Lifecycle, LifecycleHandler,
-    LocalObjectReference, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector,
-    PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, SecurityContext, Sysctl,
+    Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, ExecAction, Lifecycle,
+    LifecycleHandler, LocalObjectReference, NodeAffinity, NodeSelector, NodeSelectorRequirement,
+    NodeSelectorTerm, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec,
+    SeccompProfile, SecurityContext, Sysctl,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -55,7 +58,10 @@ pub fn daemonset(
     let name = names::daemonset(&service.key.name, &service.uid);
     let of_service = BTreeMap::from([
         (names::SERVICE_NAME.to_owned(), service.key.name.clone()),
-        (names::SERVICE_NAMESPACE.to_owned(), service.key.namespace.clone()),
+        (
+            names::SERVICE_NAMESPACE.to_owned(),
+            service.key.namespace.clone(),
+        ),
     ]);
     let app = BTreeMap::from([(names::APP.to_owned(), name.clone())]);
     let mut labels = of_service.clone();
@@ -72,9 +78,15 @@ pub fn daemonset(
         },
         spec: Some(DaemonSetSpec {
             revision_history_limit: Some(1),
-            selector: LabelSelector { match_labels: Some(app), ..LabelSelector::default() },
+            selector: LabelSelector {
+                match_labels: Some(app),
+                ..LabelSelector::default()
+            },
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(pod_labels), ..ObjectMeta::default() }),
+                metadata: Some(ObjectMeta {
+                    labels: Some(pod_labels),
+                    ..ObjectMeta::default()
+                }),
                 spec: Some(pod_spec(service, wish, rules, settings)),
             },
             update_strategy: Some(DaemonSetUpdateStrategy {
@@ -96,11 +108,18 @@ pub fn daemonset(
 fn max_unavailable(roll_out: RollOut) -> IntOrString {
     match roll_out {
         RollOut::AllAtOnce => IntOrString::String("100%".to_owned()),
-        RollOut::OneByOne { dead } => IntOrString::Int(i32::try_from(dead.saturating_add(1)).unwrap_or(i32::MAX)),
+        RollOut::OneByOne { dead } => {
+            IntOrString::Int(i32::try_from(dead.saturating_add(1)).unwrap_or(i32::MAX))
+        }
     }
 }
 
-fn pod_spec(service: &ServiceFacts, wish: &Wish, rules: &NodeRules<'_>, settings: &Settings) -> PodSpec {
+fn pod_spec(
+    service: &ServiceFacts,
+    wish: &Wish,
+    rules: &NodeRules<'_>,
+    settings: &Settings,
+) -> PodSpec {
     let needs_ipv6 = wish.open_families.contains(&Family::V6);
     let by_init_container = needs_ipv6 && settings.ipv6_forwarding == Ipv6Forwarding::InitContainer;
     let by_sysctl = needs_ipv6 && settings.ipv6_forwarding == Ipv6Forwarding::Sysctl;
@@ -112,14 +131,24 @@ fn pod_spec(service: &ServiceFacts, wish: &Wish, rules: &NodeRules<'_>, settings
         enable_service_links: Some(false),
         host_users: (!settings.host_users).then_some(false),
         image_pull_secrets: (!settings.image_pull_secrets.is_empty()).then(|| {
-            settings.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect()
+            settings
+                .image_pull_secrets
+                .iter()
+                .map(|name| LocalObjectReference { name: name.clone() })
+                .collect()
         }),
         init_containers: by_init_container.then(|| vec![ipv6_init_container(settings)]),
         priority_class_name: wish.priority_class.clone(),
         security_context: Some(PodSecurityContext {
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
             sysctls: by_sysctl.then(|| {
-                vec![Sysctl { name: "net.ipv6.conf.all.forwarding".to_owned(), value: "1".to_owned() }]
+                vec![Sysctl {
+                    name: "net.ipv6.conf.all.forwarding".to_owned(),
+                    value: "1".to_owned(),
+                }]
             }),
             ..PodSecurityContext::default()
         }),
@@ -131,7 +160,10 @@ fn pod_spec(service: &ServiceFacts, wish: &Wish, rules: &NodeRules<'_>, settings
 
 /// All tolerations of the pods: the built-in ones, the operator's, the Service's.
 pub(crate) fn tolerations(wish: &Wish) -> Vec<k8s_openapi::api::core::v1::Toleration> {
-    tolerations::built_in().into_iter().chain(wish.tolerations.iter().cloned()).collect()
+    tolerations::built_in()
+        .into_iter()
+        .chain(wish.tolerations.iter().cloned())
+        .collect()
 }
 
 fn container(service: &ServiceFacts, wish: &Wish, settings: &Settings) -> Container {
@@ -148,7 +180,9 @@ fn container(service: &ServiceFacts, wish: &Wish, settings: &Settings) -> Contai
         // is Ready without the second that a probe's tick costs.
         lifecycle: (!holds_only).then(|| Lifecycle {
             post_start: Some(LifecycleHandler {
-                exec: Some(ExecAction { command: Some(vec![PROGRAM.to_owned(), "check".to_owned()]) }),
+                exec: Some(ExecAction {
+                    command: Some(vec![PROGRAM.to_owned(), "check".to_owned()]),
+                }),
                 ..LifecycleHandler::default()
             }),
             ..Lifecycle::default()
@@ -186,7 +220,11 @@ fn forwards(service: &ServiceFacts) -> Vec<String> {
         .ports
         .iter()
         .filter_map(|port| {
-            let destination = if service.local { port.node_port? } else { port.port.number };
+            let destination = if service.local {
+                port.node_port?
+            } else {
+                port.port.number
+            };
             let protocol = port.port.protocol.as_str().to_ascii_lowercase();
             Some(format!("{protocol}/{}={destination}", port.port.number))
         })
@@ -194,7 +232,11 @@ fn forwards(service: &ServiceFacts) -> Vec<String> {
 }
 
 fn environment(service: &ServiceFacts, wish: &Wish, forwards: Vec<String>) -> Vec<EnvVar> {
-    let variable = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+    let variable = |name: &str, value: String| EnvVar {
+        name: name.to_owned(),
+        value: Some(value),
+        value_from: None,
+    };
     let destinations = if service.local {
         EnvVar {
             name: "DEST_IPS".to_owned(),
@@ -251,16 +293,36 @@ fn affinity(service: &ServiceFacts, rules: &NodeRules<'_>) -> Affinity {
         None => vec![None],
         Some(pool) => vec![
             Some(requirement(names::LB_POOL, "In", &[pool])),
-            Some(requirement(&format!("{}{pool}", names::LB_POOL_PREFIX), "In", &["true"])),
+            Some(requirement(
+                &format!("{}{pool}", names::LB_POOL_PREFIX),
+                "In",
+                &["true"],
+            )),
         ],
     };
-    let not_excluded =
-        [requirement(names::EXCLUDE, "DoesNotExist", &[]), requirement(names::EXCLUDE, "In", &names::EXCLUDE_NOT)];
-    let by_name: Vec<_> =
-        rules.left_out.iter().map(|node| requirement("metadata.name", "NotIn", &[node])).collect();
-    let ways = pools.iter().flat_map(|pool| not_excluded.iter().map(move |not_excluded| (pool, not_excluded)));
+    let not_excluded = [
+        requirement(names::EXCLUDE, "DoesNotExist", &[]),
+        requirement(names::EXCLUDE, "In", &names::EXCLUDE_NOT),
+    ];
+    let by_name: Vec<_> = rules
+        .left_out
+        .iter()
+        .map(|node| requirement("metadata.name", "NotIn", &[node]))
+        .collect();
+    let ways = pools.iter().flat_map(|pool| {
+        not_excluded
+            .iter()
+            .map(move |not_excluded| (pool, not_excluded))
+    });
     let terms = ways.map(|(pool, not_excluded)| NodeSelectorTerm {
-        match_expressions: Some(common.iter().chain(pool).chain([not_excluded]).cloned().collect()),
+        match_expressions: Some(
+            common
+                .iter()
+                .chain(pool)
+                .chain([not_excluded])
+                .cloned()
+                .collect(),
+        ),
         match_fields: (!by_name.is_empty()).then(|| by_name.clone()),
     });
     Affinity {
@@ -278,13 +340,16 @@ fn requirement(key: &str, operator: &str, values: &[&str]) -> NodeSelectorRequir
     NodeSelectorRequirement {
         key: key.to_owned(),
         operator: operator.to_owned(),
-        values: (!values.is_empty()).then(|| values.iter().map(|value| (*value).to_owned()).collect()),
+        values: (!values.is_empty())
+            .then(|| values.iter().map(|value| (*value).to_owned()).collect()),
     }
 }
 
 /// Tells two wishes apart, across restarts: a field that is no longer wanted leaves no other trace in what is there.
 fn digest(daemonset: &DaemonSet) -> String {
     let mut hasher = DefaultHasher::new();
-    serde_json::to_string(daemonset).unwrap_or_default().hash(&mut hasher);
+    serde_json::to_string(daemonset)
+        .unwrap_or_default()
+        .hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }

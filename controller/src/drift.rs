@@ -9,12 +9,17 @@ use crate::names;
 /// Does the DaemonSet that is there hold all of `wanted`, and nothing that we wanted earlier?
 #[must_use]
 pub fn is_as_wanted(there: &DaemonSetFacts, wanted: &DaemonSet) -> bool {
-    let applied = wanted.metadata.annotations.as_ref().and_then(|annotations| annotations.get(names::APPLIED));
+    let applied = wanted
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(names::APPLIED));
     // Cheap, and the only trace of a field that was dropped.
     if there.applied.as_ref() != applied || there.owned_by_update {
         return false;
     }
-    serde_json::from_str::<Value>(&there.content).is_ok_and(|there| holds(&there, &daemonset_content(wanted), ""))
+    serde_json::from_str::<Value>(&there.content)
+        .is_ok_and(|there| holds(&there, &daemonset_content(wanted), ""))
 }
 
 /// Does `there` hold `wanted`? The API server adds its defaults, and others their fields and list entries.
@@ -22,10 +27,15 @@ fn holds(there: &Value, wanted: &Value, field: &str) -> bool {
     match (there, wanted) {
         (_, Value::Null) => true,
         (Value::Object(there), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
-            wanted.is_null() || there.get(key).is_some_and(|there| holds(there, wanted, key))
+            wanted.is_null()
+                || there
+                    .get(key)
+                    .is_some_and(|there| holds(there, wanted, key))
         }),
         (Value::Array(there), Value::Array(wanted)) => list_holds(there, wanted, field),
-        (Value::String(there), Value::String(wanted)) => there == wanted || same_quantity(there, wanted),
+        (Value::String(there), Value::String(wanted)) => {
+            there == wanted || same_quantity(there, wanted)
+        }
         _ => there == wanted,
     }
 }
@@ -34,10 +44,17 @@ fn holds(there: &Value, wanted: &Value, field: &str) -> bool {
 fn list_holds(there: &[Value], wanted: &[Value], field: &str) -> bool {
     match merge_key(field) {
         Some(keys) => wanted.iter().all(|wanted| {
-            there.iter().any(|there| keys.iter().all(|key| there.get(*key) == wanted.get(*key)) && holds(there, wanted, ""))
+            there.iter().any(|there| {
+                keys.iter().all(|key| there.get(*key) == wanted.get(*key))
+                    && holds(there, wanted, "")
+            })
         }),
         None => {
-            there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted, ""))
+            there.len() == wanted.len()
+                && there
+                    .iter()
+                    .zip(wanted)
+                    .all(|(there, wanted)| holds(there, wanted, ""))
         }
     }
 }
@@ -58,7 +75,9 @@ fn same_quantity(a: &str, b: &str) -> bool {
 
 /// In thousandths, which is as fine as quantities of CPU and memory go.
 fn quantity(text: &str) -> Option<i128> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let thousandths: i128 = match suffix {
         "m" => 1,
@@ -114,7 +133,11 @@ mod tests {
     fn a_list_that_is_wholly_ours_must_be_the_same() {
         let wanted = json!({"tolerations": [{"key": "a"}]});
         assert!(holds(&json!({"tolerations": [{"key": "a"}]}), &wanted, ""));
-        assert!(!holds(&json!({"tolerations": [{"key": "a"}, {"key": "b"}]}), &wanted, ""));
+        assert!(!holds(
+            &json!({"tolerations": [{"key": "a"}, {"key": "b"}]}),
+            &wanted,
+            ""
+        ));
         assert!(!holds(&json!({"tolerations": [{"key": "b"}]}), &wanted, ""));
     }
 }

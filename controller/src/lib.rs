@@ -21,6 +21,16 @@
 //! ```
 
 pub mod carry_out;
+pub mod addresses;
+mod condition;
+pub mod decide;
+mod diagnose;
+pub mod endpoints;
+pub mod publish;
+mod serve;
+mod status;
+pub mod told;
+pub mod trust;
 pub mod claims;
 pub mod client;
 pub mod conflict;

@@ -26,13 +26,15 @@ pub struct Memory {
 pub struct ServiceMemory {
     /// Of the Service with this UID; of another one nothing is remembered.
     pub(crate) uid: String,
-    /// Addresses by node that we stand by.
+    /// Nodes whose addresses are in status, or may soon be.
     pub(crate) nodes: BTreeMap<String, NodeMemory>,
-    /// The addresses that we wrote last and saw in status, or are about to see.
-    pub(crate) written: Option<Vec<Ingress>>,
-    /// `written` has been seen in status.
-    pub(crate) confirmed: bool,
-    /// When somebody else wrote over it.
+    /// Until then the addresses that were there when we came stay, though they would wait for a Ready pod.
+    pub(crate) taken_over_until: Option<Timestamp>,
+    /// When we last asked for the finalizer.
+    pub(crate) finalizer_asked: Option<Timestamp>,
+    /// The addresses that we wrote last.
+    pub(crate) written: Option<Written>,
+    /// When somebody else wrote over them.
     pub(crate) overwritten: Vec<Timestamp>,
     /// Somebody else keeps writing the status: we stay away from it.
     pub(crate) stepped_back: Option<SteppedBack>,
@@ -40,28 +42,41 @@ pub struct ServiceMemory {
     pub(crate) differs_since: Option<Timestamp>,
     /// Who holds ports on nodes that refused a pod.
     pub(crate) holders: BTreeMap<String, FoundHolders>,
-    /// What has been told.
+    /// What has been told, by reason.
     pub(crate) told: BTreeMap<&'static str, Told>,
 }
 
 /// What is remembered of a node for one Service.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NodeMemory {
-    /// It has been published on the strength of a bound pod.
-    pub(crate) published: bool,
+    /// The Service's ports are held there, by a bound pod or between two.
+    pub(crate) held: bool,
     /// Since when there has been no pod there.
     pub(crate) podless_since: Option<Timestamp>,
-    /// The last pod there failed: the next one must be Ready.
+    /// The last pod there failed: the next one must be Ready. (A restart forgets it.)
     pub(crate) failed: bool,
 }
 
+/// Addresses that we wrote.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    pub(crate) ingress: Vec<Ingress>,
+    /// The watch has shown them.
+    pub(crate) seen: bool,
+    /// Since when we have waited for the watch to show them.
+    pub(crate) unseen_since: Option<Timestamp>,
+}
+
+/// Somebody else writes the status.
 #[derive(Clone, Debug)]
 pub(crate) struct SteppedBack {
     pub(crate) manager: String,
     pub(crate) until: Timestamp,
+    /// What the user wanted then; another wish is a reason to try again.
     pub(crate) edition: u64,
 }
 
+/// What a search for the holders of ports on a node found.
 #[derive(Clone, Debug)]
 pub(crate) struct FoundHolders {
     /// The pod that was refused when we asked.
@@ -71,11 +86,15 @@ pub(crate) struct FoundHolders {
     pub(crate) holders: Option<BTreeSet<Holder>>,
 }
 
+/// Something that has been told.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) note: String,
     pub(crate) at: Timestamp,
-    pub(crate) times: u32,
+    /// How often it has been repeated.
+    pub(crate) repeated: u32,
+    /// Since when it has held no more.
+    pub(crate) gone_since: Option<Timestamp>,
 }
 
 impl Memory {
@@ -97,16 +116,28 @@ impl Memory {
 
     /// The API server answers again.
     pub fn api_answers(&mut self, now: Timestamp) {
-        if self.silent_since.take().is_some() {
-            self.outage_ended = Some(now);
+        if self.silent_since.take().is_none() {
+            return;
+        }
+        self.outage_ended = Some(now);
+        // Nobody could make the next pod meanwhile: its time begins anew.
+        for node in self
+            .services
+            .values_mut()
+            .flat_map(|service| service.nodes.values_mut())
+        {
+            node.podless_since = node.podless_since.map(|_| now);
         }
     }
 
-    /// A status write has been accepted.
+    /// A status write that set the addresses has been accepted.
     pub fn status_written(&mut self, service: &ServiceKey, ingress: &[Ingress]) {
         if let Some(memory) = self.services.get_mut(service) {
-            memory.written = Some(ingress.to_vec());
-            memory.confirmed = false;
+            memory.written = Some(Written {
+                ingress: ingress.to_vec(),
+                seen: false,
+                unseen_since: None,
+            });
         }
     }
 

@@ -136,7 +136,9 @@ pub fn is_dns_subdomain(text: &str) -> bool {
 #[must_use]
 pub fn is_label_key(text: &str) -> bool {
     match text.split_once('/') {
-        Some((prefix, name)) => is_dns_subdomain(prefix) && !name.is_empty() && is_label_value(name),
+        Some((prefix, name)) => {
+            is_dns_subdomain(prefix) && !name.is_empty() && is_label_value(name)
+        }
         None => !text.is_empty() && is_label_value(text),
     }
 }
@@ -146,8 +148,13 @@ pub fn is_label_key(text: &str) -> bool {
 pub fn is_label_value(text: &str) -> bool {
     let bytes = text.as_bytes();
     text.len() <= 63
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-        && [bytes.first(), bytes.last()].into_iter().flatten().all(u8::is_ascii_alphanumeric)
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && [bytes.first(), bytes.last()]
+            .into_iter()
+            .flatten()
+            .all(u8::is_ascii_alphanumeric)
 }
 
 #[cfg(test)]

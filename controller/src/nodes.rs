@@ -35,12 +35,19 @@ impl LeftOut {
     /// Does the template's affinity say so by labels? Else it must name the node.
     #[must_use]
     pub fn by_label(&self) -> bool {
-        matches!(self, Self::NotLinux | Self::NotEnabled | Self::NotInPool | Self::Excluded)
+        matches!(
+            self,
+            Self::NotLinux | Self::NotEnabled | Self::NotInPool | Self::Excluded
+        )
     }
 }
 
 /// May `service` use `node`, as far as labels go? (What the affinity of its DaemonSet says; see [`crate::daemonset`].)
-pub fn admitted_by_labels(world: &World, service: &ServiceFacts, node: &NodeFacts) -> Result<(), LeftOut> {
+pub fn admitted_by_labels(
+    world: &World,
+    service: &ServiceFacts,
+    node: &NodeFacts,
+) -> Result<(), LeftOut> {
     let label = |key: &str| node.labels.get(key).map(String::as_str);
     if label(names::OS) != Some("linux") {
         return Err(LeftOut::NotLinux);
@@ -63,12 +70,23 @@ pub fn admitted_by_labels(world: &World, service: &ServiceFacts, node: &NodeFact
 
 /// May `service` use `node`, as far as the ports go on which the cluster itself lives? kube-proxy would send every node's
 /// traffic for the API server or a kubelet to the Service.
-pub fn admitted_by_ports(world: &World, service: &ServiceFacts, node: &NodeFacts) -> Result<(), LeftOut> {
-    for port in service.claims().filter(|port| port.protocol == Protocol::Tcp) {
+pub fn admitted_by_ports(
+    world: &World,
+    service: &ServiceFacts,
+    node: &NodeFacts,
+) -> Result<(), LeftOut> {
+    for port in service
+        .claims()
+        .filter(|port| port.protocol == Protocol::Tcp)
+    {
         if world.settings().protected_ports.contains(&port.number) {
             return Err(LeftOut::Protected(port));
         }
-        if node.addresses.iter().any(|(_, address)| world.is_api_server(*address, port.number)) {
+        if node
+            .addresses
+            .iter()
+            .any(|(_, address)| world.is_api_server(*address, port.number))
+        {
             return Err(LeftOut::ApiServer(port));
         }
         if node.kubelet_port == Some(port.number) {

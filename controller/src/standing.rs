@@ -24,15 +24,27 @@ pub fn standing(world: &World, service: &ServiceFacts) -> Standing {
     let settings = world.settings();
     if !service.load_balancer {
         // The API server drops the class with the type, so only traces tell that it was ours and not another's.
-        return if bears_our_traces(world, service) { Standing::Release } else { Standing::LeaveAlone };
+        return if bears_our_traces(world, service) {
+            Standing::Release
+        } else {
+            Standing::LeaveAlone
+        };
     }
     match &service.class {
         Some(class) if *class != settings.class => Standing::Foreign,
         None if world.servicelb_at_work() => {
-            if settings.classless { Standing::ServiceLb } else { Standing::LeaveAlone }
+            if settings.classless {
+                Standing::ServiceLb
+            } else {
+                Standing::LeaveAlone
+            }
         }
         None if !settings.classless => {
-            if bears_our_traces(world, service) { Standing::Release } else { Standing::LeaveAlone }
+            if bears_our_traces(world, service) {
+                Standing::Release
+            } else {
+                Standing::LeaveAlone
+            }
         }
         // ServiceLB's Services are taken over whole: one that waits for its finalizer only we can let go.
         _ if service.deleting || settings.releasing => Standing::Release,
@@ -43,5 +55,7 @@ pub fn standing(world: &World, service: &ServiceFacts) -> Standing {
 fn bears_our_traces(world: &World, service: &ServiceFacts) -> bool {
     service.written_by_us
         || !service.conditions.is_empty()
-        || world.daemonsets_of(&service.key).any(|daemonset| daemonset.is_ours() && !daemonset.servicelb)
+        || world
+            .daemonsets_of(&service.key)
+            .any(|daemonset| daemonset.is_ours() && !daemonset.servicelb)
 }

@@ -36,7 +36,9 @@ pub enum TolerationsError {
         value: String,
     },
     /// An unknown effect.
-    #[error("toleration {index}: effect {value:?} is neither NoSchedule, PreferNoSchedule nor NoExecute")]
+    #[error(
+        "toleration {index}: effect {value:?} is neither NoSchedule, PreferNoSchedule nor NoExecute"
+    )]
     Effect {
         /// Which, from 0.
         index: usize,
@@ -87,7 +89,10 @@ pub fn parse(text: &str) -> Result<Vec<Toleration>, TolerationsError> {
     let list: Vec<Toleration> = serde_json::from_str(text)
         .or_else(|_| serde_saphyr::from_str(text))
         .map_err(|error| TolerationsError::Syntax(first_line(&error.to_string())))?;
-    list.into_iter().enumerate().map(|(index, toleration)| check(index, toleration)).collect()
+    list.into_iter()
+        .enumerate()
+        .map(|(index, toleration)| check(index, toleration))
+        .collect()
 }
 
 fn check(index: usize, mut toleration: Toleration) -> Result<Toleration, TolerationsError> {
@@ -97,22 +102,43 @@ fn check(index: usize, mut toleration: Toleration) -> Result<Toleration, Tolerat
     toleration.effect = given(&toleration.effect);
     let operator = given(&toleration.operator).unwrap_or_else(|| "Equal".to_owned());
     match operator.as_str() {
-        "Exists" if toleration.value.is_some() => return Err(TolerationsError::ValueWithExists { index }),
+        "Exists" if toleration.value.is_some() => {
+            return Err(TolerationsError::ValueWithExists { index });
+        }
         "Equal" if toleration.key.is_none() => return Err(TolerationsError::KeyMissing { index }),
         "Exists" | "Equal" => {}
-        _ => return Err(TolerationsError::Operator { index, value: operator }),
+        _ => {
+            return Err(TolerationsError::Operator {
+                index,
+                value: operator,
+            });
+        }
     }
-    if let Some(value) = toleration.key.clone().filter(|key| !names::is_label_key(key)) {
+    if let Some(value) = toleration
+        .key
+        .clone()
+        .filter(|key| !names::is_label_key(key))
+    {
         return Err(TolerationsError::Key { index, value });
     }
-    if let Some(value) = toleration.value.clone().filter(|value| !names::is_label_value(value)) {
+    if let Some(value) = toleration
+        .value
+        .clone()
+        .filter(|value| !names::is_label_value(value))
+    {
         return Err(TolerationsError::Value { index, value });
     }
     match toleration.effect.as_deref() {
         None | Some("NoSchedule" | "PreferNoSchedule" | "NoExecute") => {}
-        Some(value) => return Err(TolerationsError::Effect { index, value: value.to_owned() }),
+        Some(value) => {
+            return Err(TolerationsError::Effect {
+                index,
+                value: value.to_owned(),
+            });
+        }
     }
-    if toleration.toleration_seconds.is_some() && toleration.effect.as_deref() != Some("NoExecute") {
+    if toleration.toleration_seconds.is_some() && toleration.effect.as_deref() != Some("NoExecute")
+    {
         return Err(TolerationsError::Seconds { index });
     }
     toleration.operator = Some(operator);

@@ -1,7 +1,5 @@
 //! What a Service asks for, beyond its ports: annotations and source ranges, parsed.
 
-use std::net::IpAddr;
-
 use k8s_openapi::api::core::v1::Toleration;
 use thiserror::Error;
 
@@ -59,7 +57,10 @@ pub struct Wish {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WishError {
     /// Of [`names::ADDRESSES`].
-    #[error("annotation {}: {value:?} is neither external, internal, all nor a list of ranges like 10.0.0.0/8,fd00::/8", names::ADDRESSES)]
+    #[error(
+        "annotation {}: {value:?} is neither external, internal, all nor a list of ranges like 10.0.0.0/8,fd00::/8",
+        names::ADDRESSES
+    )]
     Addresses {
         /// What it says.
         value: String,
@@ -71,7 +72,10 @@ pub enum WishError {
         value: String,
     },
     /// Of [`names::PRIORITY_CLASS_NAME`].
-    #[error("annotation {}: {value:?} is no name of a PriorityClass", names::PRIORITY_CLASS_NAME)]
+    #[error(
+        "annotation {}: {value:?} is no name of a PriorityClass",
+        names::PRIORITY_CLASS_NAME
+    )]
     PriorityClass {
         /// What it says.
         value: String,
@@ -106,22 +110,40 @@ impl WishError {
 }
 
 /// Parses what `service` asks for, under kube-proxy's `mode`.
-pub fn wish(service: &ServiceFacts, mode: ProxyMode, settings: &Settings) -> Result<Wish, WishError> {
+pub fn wish(
+    service: &ServiceFacts,
+    mode: ProxyMode,
+    settings: &Settings,
+) -> Result<Wish, WishError> {
     let (ranges, by_annotation) = ranges(service)?;
-    let (ip_mode, proxy_because) = match asked_ip_mode(service)?.or(settings.ip_mode).unwrap_or(IpMode::Vip) {
+    let (ip_mode, proxy_because) = match asked_ip_mode(service)?
+        .or(settings.ip_mode)
+        .unwrap_or(IpMode::Vip)
+    {
         IpMode::Proxy => (IpMode::Proxy, None),
         IpMode::Vip if mode == ProxyMode::Ipvs => (IpMode::Proxy, Some(ProxyBecause::Ipvs)),
         IpMode::Vip if by_annotation => (IpMode::Proxy, Some(ProxyBecause::RangesByAnnotation)),
         IpMode::Vip => (IpMode::Vip, None),
     };
-    if service.local && ip_mode == IpMode::Proxy && service.ports.iter().any(|port| port.node_port.is_none()) {
+    if service.local
+        && ip_mode == IpMode::Proxy
+        && service.ports.iter().any(|port| port.node_port.is_none())
+    {
         return Err(WishError::ProxyWithoutNodePort);
     }
-    let is_open = |family: &Family| ranges.as_ref().is_none_or(|all| all.iter().any(|range| range.family() == *family));
+    let is_open = |family: &Family| {
+        ranges
+            .as_ref()
+            .is_none_or(|all| all.iter().any(|range| range.family() == *family))
+    };
     let open_families: Vec<Family> = service.families.iter().copied().filter(is_open).collect();
     let mut source_ranges: Vec<Cidr> = match &ranges {
         None => open_families.iter().map(|family| family.any()).collect(),
-        Some(all) => all.iter().copied().filter(|range| open_families.contains(&range.family())).collect(),
+        Some(all) => all
+            .iter()
+            .copied()
+            .filter(|range| open_families.contains(&range.family()))
+            .collect(),
     };
     source_ranges.sort();
     source_ranges.dedup();
@@ -139,20 +161,43 @@ pub fn wish(service: &ServiceFacts, mode: ProxyMode, settings: &Settings) -> Res
 /// `None` where no range is given; and whether the annotation alone gives them, which kube-proxy does not read.
 fn ranges(service: &ServiceFacts) -> Result<(Option<Vec<Cidr>>, bool), WishError> {
     if !service.source_ranges.is_empty() {
-        let ranges = parse_ranges("spec.loadBalancerSourceRanges", service.source_ranges.iter().map(String::as_str))?;
+        let ranges = parse_ranges(
+            "spec.loadBalancerSourceRanges",
+            service.source_ranges.iter().map(String::as_str),
+        )?;
         return Ok((Some(ranges), false));
     }
-    match service.annotations.get(names::SOURCE_RANGES).map(|value| value.trim()).filter(|value| !value.is_empty()) {
+    match service
+        .annotations
+        .get(names::SOURCE_RANGES)
+        .map(|value| value.trim())
+        .filter(|value| !value.is_empty())
+    {
         Some(value) => {
-            let ranges = parse_ranges(concat!("annotation ", "service.beta.kubernetes.io/load-balancer-source-ranges"), value.split(','))?;
+            let ranges = parse_ranges(
+                concat!(
+                    "annotation ",
+                    "service.beta.kubernetes.io/load-balancer-source-ranges"
+                ),
+                value.split(','),
+            )?;
             Ok((Some(ranges), true))
         }
         None => Ok((None, false)),
     }
 }
 
-fn parse_ranges<'a>(place: &'static str, texts: impl Iterator<Item = &'a str>) -> Result<Vec<Cidr>, WishError> {
-    texts.map(|text| text.trim().parse().map_err(|reason| WishError::SourceRanges { place, reason })).collect()
+fn parse_ranges<'a>(
+    place: &'static str,
+    texts: impl Iterator<Item = &'a str>,
+) -> Result<Vec<Cidr>, WishError> {
+    texts
+        .map(|text| {
+            text.trim()
+                .parse()
+                .map_err(|reason| WishError::SourceRanges { place, reason })
+        })
+        .collect()
 }
 
 fn asked_ip_mode(service: &ServiceFacts) -> Result<Option<IpMode>, WishError> {
@@ -160,30 +205,46 @@ fn asked_ip_mode(service: &ServiceFacts) -> Result<Option<IpMode>, WishError> {
         None | Some("") => Ok(None),
         Some("VIP") => Ok(Some(IpMode::Vip)),
         Some("Proxy") => Ok(Some(IpMode::Proxy)),
-        Some(value) => Err(WishError::IpMode { value: value.to_owned() }),
+        Some(value) => Err(WishError::IpMode {
+            value: value.to_owned(),
+        }),
     }
 }
 
 fn addresses(service: &ServiceFacts) -> Result<AddressChoice, WishError> {
-    match service.annotations.get(names::ADDRESSES).map(|value| value.trim()) {
+    match service
+        .annotations
+        .get(names::ADDRESSES)
+        .map(|value| value.trim())
+    {
         None | Some("") => Ok(AddressChoice::Preferred),
         Some("external") => Ok(AddressChoice::External),
         Some("internal") => Ok(AddressChoice::Internal),
         Some("all") => Ok(AddressChoice::All),
         Some(value) => {
-            let ranges: Result<Vec<Cidr>, CidrError> = value.split(',').map(|text| text.trim().parse()).collect();
-            ranges.map(AddressChoice::Within).map_err(|_| WishError::Addresses { value: value.to_owned() })
+            let ranges: Result<Vec<Cidr>, CidrError> =
+                value.split(',').map(|text| text.trim().parse()).collect();
+            ranges
+                .map(AddressChoice::Within)
+                .map_err(|_| WishError::Addresses {
+                    value: value.to_owned(),
+                })
         }
     }
 }
 
 /// ServiceLB's annotation has precedence, and empty it means none.
-fn priority_class(service: &ServiceFacts, settings: &Settings) -> Result<Option<String>, WishError> {
+fn priority_class(
+    service: &ServiceFacts,
+    settings: &Settings,
+) -> Result<Option<String>, WishError> {
     match service.annotations.get(names::PRIORITY_CLASS_NAME) {
         None => Ok(settings.priority_class.clone()),
         Some(value) if value.is_empty() => Ok(None),
         Some(value) if names::is_dns_subdomain(value) => Ok(Some(value.clone())),
-        Some(value) => Err(WishError::PriorityClass { value: value.clone() }),
+        Some(value) => Err(WishError::PriorityClass {
+            value: value.clone(),
+        }),
     }
 }
 
@@ -193,14 +254,4 @@ fn tolerations(service: &ServiceFacts, settings: &Settings) -> Result<Vec<Tolera
         all.extend(tolerations::parse(value).map_err(|reason| WishError::Tolerations { reason })?);
     }
     Ok(all)
-}
-
-impl AddressChoice {
-    /// Does a range choose this address? `None` where the choice is by kind.
-    pub(crate) fn within(&self, address: IpAddr) -> Option<bool> {
-        match self {
-            Self::Within(ranges) => Some(ranges.iter().any(|range| range.contains(address))),
-            _ => None,
-        }
-    }
 }

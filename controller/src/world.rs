@@ -302,16 +302,39 @@ impl World {
         self.deleted.insert(uid.to_owned());
     }
 
+    /// The deletion did not happen.
+    pub fn daemonset_not_deleted(&mut self, uid: &str) {
+        self.deleted.remove(uid);
+    }
+
+    /// Have we deleted the DaemonSet of this UID, and the watch does not show that yet?
+    #[must_use]
+    pub fn is_being_deleted(&self, uid: &str) -> bool {
+        self.deleted.contains(uid)
+    }
+
     /// The indices name a DaemonSet for as long as there is one in any form; who reads them looks at the DaemonSet itself.
     fn index_daemonset(&mut self, name: &str) {
-        let facts = [self.sent.get(name), self.vanished.get(name), self.daemonset(name)];
+        let facts = [
+            self.sent.get(name),
+            self.vanished.get(name),
+            self.daemonset(name),
+        ];
         let facts = facts.into_iter().flatten();
-        let (services, ports): (Vec<_>, Vec<_>) = facts.map(|facts| (facts.service.clone(), facts.ports.clone())).unzip();
+        let (services, ports): (Vec<_>, Vec<_>) = facts
+            .map(|facts| (facts.service.clone(), facts.ports.clone()))
+            .unzip();
         for service in services.into_iter().flatten() {
-            self.by_service.entry(service).or_default().insert(name.to_owned());
+            self.by_service
+                .entry(service)
+                .or_default()
+                .insert(name.to_owned());
         }
         for port in ports.into_iter().flatten() {
-            self.by_port.entry(port).or_default().insert(name.to_owned());
+            self.by_port
+                .entry(port)
+                .or_default()
+                .insert(name.to_owned());
         }
     }
 
@@ -495,15 +518,23 @@ impl World {
 
     /// The DaemonSets of ours that claim this port somewhere, in each form in which they do.
     pub fn claims_on(&self, port: Port) -> impl Iterator<Item = (ClaimForm, &DaemonSetFacts)> {
-        self.by_port.get(&port).into_iter().flatten().flat_map(move |name| {
-            let shown = self.daemonset(name).filter(|facts| facts.is_ours() && !facts.deleting);
-            let forms = [
-                (ClaimForm::Shown, shown),
-                (ClaimForm::Sent, self.sent.get(name)),
-                (ClaimForm::Vanished, self.vanished.get(name)),
-            ];
-            forms.into_iter().filter_map(move |(form, facts)| Some((form, facts.filter(|facts| facts.ports.contains(&port))?)))
-        })
+        self.by_port
+            .get(&port)
+            .into_iter()
+            .flatten()
+            .flat_map(move |name| {
+                let shown = self
+                    .daemonset(name)
+                    .filter(|facts| facts.is_ours() && !facts.deleting);
+                let forms = [
+                    (ClaimForm::Shown, shown),
+                    (ClaimForm::Sent, self.sent.get(name)),
+                    (ClaimForm::Vanished, self.vanished.get(name)),
+                ];
+                forms.into_iter().filter_map(move |(form, facts)| {
+                    Some((form, facts.filter(|facts| facts.ports.contains(&port))?))
+                })
+            })
     }
 
     /// The svclb pods of a Service, ServiceLB's among them.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec};
+use k8s_openapi::api::core::v1::{
+    ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodSpec,
+};
 
 use crate::facts::ServiceKey;
 use crate::names;
@@ -175,30 +177,45 @@ fn trouble(pod: &Pod, phase: PodPhase) -> Option<String> {
     containers.filter_map(container_trouble).next()
 }
 
+/// In the same words for the whole of a cycle of failing, waiting and starting again: the kubelet's own change with each.
 fn container_trouble(container: &ContainerStatus) -> Option<String> {
-    let last = container
-        .last_state
-        .as_ref()
-        .and_then(|state| state.terminated.as_ref());
     let state = container.state.as_ref()?;
-    if let Some(waiting) = &state.waiting {
-        let reason = waiting
-            .reason
-            .as_deref()
-            .filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))?;
-        let message = last
-            .and_then(|last| last.message.as_deref())
-            .or(waiting.message.as_deref());
-        return Some(said(reason, message));
+    if let Some(reason) = state
+        .waiting
+        .as_ref()
+        .and_then(|waiting| waiting.reason.as_deref())
+    {
+        let last = container
+            .last_state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref());
+        return match reason {
+            "ContainerCreating" | "PodInitializing" => None,
+            "ErrImagePull" | "ImagePullBackOff" => {
+                Some(format!("image {} cannot be pulled", container.image))
+            }
+            "CrashLoopBackOff" if last.is_none() => Some(reason.to_owned()),
+            _ => {
+                let message = state
+                    .waiting
+                    .as_ref()
+                    .and_then(|waiting| waiting.message.as_deref());
+                Some(last.map_or_else(|| said(reason, message), ended))
+            }
+        };
     }
-    let ended = state
+    state
         .terminated
         .as_ref()
-        .filter(|ended| ended.exit_code != 0)?;
-    Some(said(
-        ended.reason.as_deref().unwrap_or("Error"),
-        ended.message.as_deref(),
-    ))
+        .filter(|terminated| terminated.exit_code != 0)
+        .map(ended)
+}
+
+fn ended(terminated: &ContainerStateTerminated) -> String {
+    said(
+        &format!("it ends with exit code {}", terminated.exit_code),
+        terminated.message.as_deref(),
+    )
 }
 
 fn said(reason: &str, message: Option<&str>) -> String {

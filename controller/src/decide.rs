@@ -1,0 +1,167 @@
+//! One Service, one moment: what is to be done.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::decision::{DaemonSetStep, Decision, Event, FinalizerStep, StatusWrite};
+use crate::diagnose;
+use crate::facts::{DaemonSetFacts, ServiceFacts, ServiceKey};
+use crate::memory::{Memory, ServiceMemory};
+use crate::names::{self, reason};
+use crate::publish::earliest;
+use crate::serve;
+use crate::standing::{Standing, standing};
+use crate::status;
+use crate::told;
+use crate::world::World;
+
+/// How long a write may take until the watch shows it; then it is asked for again.
+const IN_FLIGHT: SignedDuration = SignedDuration::from_secs(5);
+
+/// What is to be done about the Service of this key now, or about what is left of it.
+pub fn decide(world: &World, key: &ServiceKey, memory: &mut Memory, now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    let Some(service) = world.service(key) else {
+        memory.forget(key);
+        decision.daemonsets = world
+            .daemonsets_of(key)
+            .filter(|left| may_delete(world, left))
+            .map(delete)
+            .collect();
+        return decision;
+    };
+    let own = names::daemonset(&service.key.name, &service.uid);
+    // Left over from a Service of the same name, or from a time when we did not run.
+    let strays = world
+        .daemonsets_of(key)
+        .filter(|left| left.name != own && may_delete(world, left));
+    decision.daemonsets = strays.map(delete).collect();
+    match standing(world, service) {
+        Standing::Serve => serve::serve(world, service, memory, now, &mut decision),
+        Standing::Release => release(world, service, &own, memory.of(service), now, &mut decision),
+        Standing::Foreign => {
+            memory.forget(key);
+            decision.daemonsets.extend(delete_own(world, &own));
+        }
+        Standing::ServiceLb => {
+            let memory = memory.of(service);
+            *memory = ServiceMemory {
+                uid: service.uid.clone(),
+                told: std::mem::take(&mut memory.told),
+                ..ServiceMemory::default()
+            };
+            (decision.events, decision.recheck_at) =
+                told::tell(memory, &[diagnose::servicelb(world)], now);
+        }
+        Standing::LeaveAlone => memory.forget(key),
+    }
+    decision
+}
+
+/// DaemonSet first, then status and conditions, then the finalizer: nothing is left, and nothing hangs.
+fn release(
+    world: &World,
+    service: &ServiceFacts,
+    own: &str,
+    memory: &mut ServiceMemory,
+    now: Timestamp,
+    decision: &mut Decision,
+) {
+    decision.daemonsets.extend(delete_own(world, own));
+    status::watch_for_others(service, memory, now);
+    let cleared = service.ingress.is_empty() && service.conditions.is_empty();
+    // Somebody who writes it again after we cleared it may have it.
+    let asked = memory
+        .written
+        .as_ref()
+        .is_some_and(|written| written.ingress.is_empty());
+    if !cleared && !asked && memory.stepped_back.is_none() {
+        let (_, clear_conditions) = crate::condition::changes(&service.conditions, &[], now);
+        decision.status = Some(StatusWrite {
+            uid: service.uid.clone(),
+            ingress: Some(Vec::new()),
+            set_conditions: Vec::new(),
+            clear_conditions,
+            event: status::updated(&service.ingress, &[]),
+        });
+        return;
+    }
+    let daemonset_gone = world.daemonset_in_flight(own).is_none()
+        && world
+            .daemonset(own)
+            .is_none_or(|own| own.deleting || !own.is_ours() || own.servicelb);
+    let status_gone = cleared || memory.written.as_ref().is_none_or(|written| written.seen);
+    if service.finalizer
+        && daemonset_gone
+        && status_gone
+        && memory.may_ask_for_finalizer(now, decision)
+    {
+        decision.finalizer = FinalizerStep::Remove {
+            uid: service.uid.clone(),
+        };
+    }
+}
+
+/// The deletion of a Service's own DaemonSet, told to its user.
+pub(crate) fn delete_own<'a>(world: &'a World, own: &str) -> Option<DaemonSetStep> {
+    let own = world.daemonset(own).filter(|own| may_delete(world, own))?;
+    let mut step = delete(own);
+    if let DaemonSetStep::Delete { event, .. } = &mut step {
+        let note = format!(
+            "Deleted LoadBalancer DaemonSet {}/{}",
+            own.namespace, own.name
+        );
+        *event = Some(Event::normal(reason::DELETED_DAEMONSET, note));
+    }
+    Some(step)
+}
+
+fn delete(daemonset: &DaemonSetFacts) -> DaemonSetStep {
+    DaemonSetStep::Delete {
+        namespace: daemonset.namespace.clone(),
+        name: daemonset.name.clone(),
+        uid: daemonset.uid.clone(),
+        event: None,
+    }
+}
+
+/// One that ServiceLB has taken for its own is its own.
+fn may_delete(world: &World, daemonset: &DaemonSetFacts) -> bool {
+    daemonset.is_ours()
+        && !daemonset.servicelb
+        && !daemonset.deleting
+        && !world.is_being_deleted(&daemonset.uid)
+}
+
+impl Memory {
+    /// What is remembered of this very Service.
+    pub(crate) fn of(&mut self, service: &ServiceFacts) -> &mut ServiceMemory {
+        let memory = self.services.entry(service.key.clone()).or_default();
+        if memory.uid != service.uid {
+            *memory = ServiceMemory {
+                uid: service.uid.clone(),
+                ..ServiceMemory::default()
+            };
+        }
+        memory
+    }
+}
+
+impl ServiceMemory {
+    /// Not again while the last patch may still be under way.
+    pub(crate) fn may_ask_for_finalizer(
+        &mut self,
+        now: Timestamp,
+        decision: &mut Decision,
+    ) -> bool {
+        if let Some(again) = self
+            .finalizer_asked
+            .map(|asked| asked + IN_FLIGHT)
+            .filter(|again| now < *again)
+        {
+            decision.recheck_at = earliest(decision.recheck_at, Some(again));
+            return false;
+        }
+        self.finalizer_asked = Some(now);
+        true
+    }
+}
