@@ -80,6 +80,15 @@ pub enum Error {
     },
 }
 
+/// What the two halves of an election tell each other.
+#[derive(Default)]
+struct Signals {
+    /// To who contends: nobody holds the Lease.
+    freed: Notify,
+    /// To who observes: there is something new to be read.
+    changed: Notify,
+}
+
 /// One replica's part in the election.
 #[derive(Clone)]
 pub struct Election {
@@ -103,20 +112,23 @@ impl Election {
 
     /// Takes part until `stop`; then gives the Lease back, if it is held. What is seen goes to `seen`.
     pub async fn run(self, seen: watch::Sender<Seen>, stop: impl Future<Output = ()>) {
-        let freed = Notify::new();
+        let signals = Signals::default();
         tokio::select! {
-            () = self.observe(&seen, &freed) => {}
-            () = self.campaign(&freed, stop) => {}
+            () = self.observe(&seen, &signals) => {}
+            () = self.campaign(&signals, stop) => {}
         }
     }
 
     /// Reads the Lease, for ever.
-    async fn observe(&self, seen: &watch::Sender<Seen>, freed: &Notify) {
+    async fn observe(&self, seen: &watch::Sender<Seen>, signals: &Signals) {
         let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         let mut tick = interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = signals.changed.notified() => {}
+            }
             let spec = match timeout(LOOK_TIMEOUT, leases.get_opt(&self.name)).await {
                 Ok(Ok(lease)) => lease.and_then(|lease| lease.spec),
                 Ok(Err(error)) => {
@@ -134,14 +146,14 @@ impl Election {
                 holder: spec.as_ref().and_then(holder),
             };
             if now_seen.free(now) {
-                freed.notify_one();
+                signals.freed.notify_one();
             }
             seen.send_replace(now_seen);
         }
     }
 
     /// Takes the Lease as soon as it is free and renews it, until `stop`.
-    async fn campaign(&self, freed: &Notify, stop: impl Future<Output = ()>) {
+    async fn campaign(&self, signals: &Signals, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         loop {
             let manager = tokio::select! {
@@ -160,7 +172,7 @@ impl Election {
             };
             let stopped = tokio::select! {
                 () = &mut stop => true,
-                () = contend(&manager, freed) => false,
+                () = contend(&manager, signals) => false,
             };
             if stopped {
                 match timeout(RELEASE_TIMEOUT, manager.release()).await {
@@ -189,19 +201,22 @@ impl Election {
 }
 
 /// Returns when the manager should be made anew: it failed, or it sleeps although the Lease is free.
-async fn contend(manager: &LeaseManager, freed: &Notify) {
+async fn contend(manager: &LeaseManager, signals: &Signals) {
     let mut leading = false;
     loop {
         tokio::select! {
             changed = manager.changed() => match changed {
-                Ok(state) => leading = state,
+                Ok(state) => {
+                    leading = state;
+                    signals.changed.notify_one();
+                }
                 Err(error) => {
                     tracing::debug!(%error, "take or renew the Lease");
                     return tokio::time::sleep(RETRY_AFTER).await;
                 }
             },
             // Dropping the manager's future halfway is harmless: what it wrote, its successor reads.
-            () = freed.notified(), if !leading => return,
+            () = signals.freed.notified(), if !leading => return,
         }
     }
 }

@@ -37,8 +37,9 @@ pub enum Error {
 ///
 /// `level` is a `tracing` filter: `info`, or `info,svclb_controller=debug`.
 pub fn init(format: Format, level: &str) -> Result<(), Error> {
+    // kube logs each request that fails, which whoever sent it does too, and says what it was for.
     let filter = EnvFilter::builder()
-        .parse(level)
+        .parse(format!("kube_client=off,{level}"))
         .map_err(|source| Error::Level {
             level: level.to_owned(),
             source,
