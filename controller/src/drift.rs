@@ -15,7 +15,7 @@ pub fn is_as_wanted(there: &DaemonSetFacts, wanted: &DaemonSet) -> bool {
         .as_ref()
         .and_then(|annotations| annotations.get(names::APPLIED));
     // Cheap, and the only trace of a field that was dropped.
-    if there.applied.as_ref() != applied || there.owned_by_update {
+    if there.applied.as_ref() != applied {
         return false;
     }
     serde_json::from_str::<Value>(&there.content)

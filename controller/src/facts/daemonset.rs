@@ -36,8 +36,6 @@ pub struct DaemonSetFacts {
     pub rolling: bool,
     /// What we applied last, as a hash.
     pub applied: Option<String>,
-    /// Our creation by POST still owns fields, so that server-side apply would not remove one.
-    pub owned_by_update: bool,
     /// Labels, annotations and spec, as JSON text: the smallest form in which it can still be compared.
     pub content: Box<str>,
 }
@@ -51,7 +49,6 @@ impl From<&DaemonSet> for DaemonSetFacts {
             .as_ref()
             .and_then(|spec| spec.template.spec.as_ref());
         let status = daemonset.status.clone().unwrap_or_default();
-        let managed = metadata.managed_fields.as_deref().unwrap_or_default();
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
@@ -75,10 +72,6 @@ impl From<&DaemonSet> for DaemonSetFacts {
                 .as_ref()
                 .and_then(|annotations| annotations.get(names::APPLIED))
                 .cloned(),
-            owned_by_update: managed.iter().any(|entry| {
-                entry.manager.as_deref() == Some(names::FIELD_MANAGER)
-                    && entry.operation.as_deref() == Some("Update")
-            }),
             content: content(daemonset).to_string().into(),
         }
     }
