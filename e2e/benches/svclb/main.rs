@@ -4,6 +4,7 @@
 //! `target/bench/`, one JSON and one Markdown file a part and `all.*` with everything that was run.
 //! Nothing is asserted: a figure that falls short is a figure.
 
+mod datapath;
 mod folders;
 mod klipper;
 mod load;
@@ -29,7 +30,7 @@ type Part = (
     fn(&Folders, &dyn Fn(&str)) -> Result<Vec<Figure>>,
 );
 
-const PARTS: [Part; 1] = [("pod", pod::run)];
+const PARTS: [Part; 2] = [("pod", pod::run), ("datapath", datapath::run)];
 
 /// Tools whose version matters to the figures.
 const TOOLS: [(&str, &[&str]); 3] = [

@@ -1,8 +1,9 @@
 //! Network namespaces of the bench's own, which vanish with it: nothing holds them but open files.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -28,6 +29,12 @@ impl Namespace {
         let namespace = Self { net };
         namespace.ip("link set lo up")?;
         Ok(namespace)
+    }
+
+    /// One that somebody else has made: a path like `/proc/1/ns/net`.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let net = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { net })
     }
 
     /// Does `work` on a thread inside the namespace: what it opens, spawns and starts is there too.
@@ -93,13 +100,28 @@ impl Namespace {
 
     /// Sets sysctls of the namespace (`net.ipv4.ip_forward`).
     pub(crate) fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
-        self.within(|| {
-            for (name, value) in settings {
-                let path = format!("/proc/sys/{}", name.replace('.', "/"));
-                std::fs::write(&path, value)
-                    .with_context(|| format!("writing {value:?} to {path}"))?;
-            }
-            Ok(())
-        })
+        self.within(|| set(settings))
     }
+
+    /// Packets that a device has received.
+    pub(crate) fn received_packets(&self, device: &str) -> Result<u64> {
+        let table = self.within(|| {
+            fs::read_to_string("/proc/thread-self/net/dev").context("reading the devices' counters")
+        })?;
+        let counters = table
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'));
+        let packets =
+            counters.and_then(|counters| counters.split_whitespace().nth(1)?.parse().ok());
+        packets.with_context(|| format!("finding {device} among the devices' counters"))
+    }
+}
+
+/// Sets sysctls of the current network namespace.
+pub(crate) fn set(settings: &[(&str, &str)]) -> Result<()> {
+    for (name, value) in settings {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        fs::write(&path, value).with_context(|| format!("writing {value:?} to {path}"))?;
+    }
+    Ok(())
 }

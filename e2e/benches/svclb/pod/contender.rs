@@ -156,3 +156,14 @@ impl Pod {
         self.processes.iter().map(Process::id)
     }
 }
+
+/// What a pod gets: an interface besides the loopback, and forwarding (which svclb-pod would set by
+/// itself, and ServiceLB sets by a sysctl of the pod).
+pub(super) fn namespace() -> Result<Namespace> {
+    let namespace = Namespace::new()?;
+    namespace.ip(
+        "link add eth0 type veth peer name host\naddr add 10.9.0.2/24 dev eth0\nlink set eth0 up\n",
+    )?;
+    namespace.sysctl(&[("net.ipv4.ip_forward", "1")])?;
+    Ok(namespace)
+}

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::contender::{Contender, Contenders, Shape};
+use super::contender::{self, Contender, Contenders, Shape};
 use super::{LEGACY, NFT};
 use crate::klipper::Variant;
-use crate::namespaces::Namespace;
 use crate::report::{Better, Figure};
 use crate::sample::{Rounds, Samples, Side, interleave};
 
@@ -85,8 +84,7 @@ pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec
 }
 
 fn measure(contenders: &Contenders, contender: Contender, shape: Shape) -> Result<Memory> {
-    let namespace = Namespace::new()?;
-    namespace.sysctl(&[("net.ipv4.ip_forward", "1")])?;
+    let namespace = contender::namespace()?;
     let cgroup = Cgroup::new()?;
     let pod = contenders.start(
         contender,

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::contender::{Contender, Contenders, Shape};
+use super::contender::{self, Contender, Contenders, Shape};
 use super::{LEGACY, NFT};
 use crate::klipper::Variant;
-use crate::namespaces::Namespace;
 use crate::report::{Better, Figure};
 use crate::sample::{Rounds, Samples, Side, interleave};
 
@@ -89,24 +88,13 @@ fn compare(
 
 /// One start in a namespace that has no rules yet.
 fn first_start(contenders: &Contenders, contender: Contender, shape: Shape) -> Result<Duration> {
-    let namespace = pod_namespace()?;
+    let namespace = contender::namespace()?;
     Ok(contenders.start(contender, shape, &namespace, None)?.took)
 }
 
 /// A start in a namespace that has the rules of an earlier one.
 fn restart(contenders: &Contenders, contender: Contender, shape: Shape) -> Result<Duration> {
-    let namespace = pod_namespace()?;
+    let namespace = contender::namespace()?;
     drop(contenders.start(contender, shape, &namespace, None)?);
     Ok(contenders.start(contender, shape, &namespace, None)?.took)
-}
-
-/// What a pod gets: an interface besides the loopback, and forwarding (which svclb-pod would set by
-/// itself, and ServiceLB sets by a sysctl of the pod).
-fn pod_namespace() -> Result<Namespace> {
-    let namespace = Namespace::new()?;
-    namespace.ip(
-        "link add eth0 type veth peer name host\naddr add 10.9.0.2/24 dev eth0\nlink set eth0 up\n",
-    )?;
-    namespace.sysctl(&[("net.ipv4.ip_forward", "1")])?;
-    Ok(namespace)
 }
