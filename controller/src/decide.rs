@@ -50,7 +50,7 @@ pub fn decide(world: &World, key: &ServiceKey, memory: &mut Memory, now: Timesta
                 ..ServiceMemory::default()
             };
             (decision.events, decision.recheck_at) =
-                told::tell(memory, &[diagnose::servicelb(world)], now);
+                told::tell(memory, &[diagnose::servicelb(world)], world.settings().repeat_warnings, now);
         }
         Standing::LeaveAlone => memory.forget(key),
     }
@@ -102,7 +102,7 @@ fn release(
 }
 
 /// The deletion of a Service's own DaemonSet, told to its user.
-pub(crate) fn delete_own<'a>(world: &'a World, own: &str) -> Option<DaemonSetStep> {
+pub(crate) fn delete_own(world: &World, own: &str) -> Option<DaemonSetStep> {
     let own = world.daemonset(own).filter(|own| may_delete(world, own))?;
     let mut step = delete(own);
     if let DaemonSetStep::Delete { event, .. } = &mut step {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use thiserror::Error;
@@ -177,9 +178,12 @@ struct Serving {
     /// TCP ports that no Service gets, beside the API server's and the kubelets'.
     #[arg(long, env = "SVCLB_PROTECTED_PORTS", default_value = "2379,2380")]
     protected_ports: Ports,
+    /// How often a Warning event that still holds is repeated, as 30m or 1h.
+    #[arg(long, env = "SVCLB_REPEAT_WARNINGS", default_value = "30m")]
+    repeat_warnings: SignedDuration,
     /// For rootless k3s: the one address is 127.0.0.1.
     #[arg(long, env = "SVCLB_ROOTLESS", default_value_t = false, action = ArgAction::Set,
-          num_args = 0..=1, default_missing_value = "true")]
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rootless: bool,
 }
 
@@ -252,7 +256,7 @@ pub struct Process {
     pub identity: Option<String>,
     /// Let the API server stream the first lists: a little less memory, needs Kubernetes 1.34 or newer.
     #[arg(long, env = "SVCLB_STREAMING_LISTS", default_value_t = false, action = ArgAction::Set,
-          num_args = 0..=1, default_missing_value = "true")]
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub streaming_lists: bool,
 }
 
@@ -302,6 +306,7 @@ impl Flags {
                 Ipv6ForwardingFlag::InitContainer => Ipv6Forwarding::InitContainer,
                 Ipv6ForwardingFlag::Sysctl => Ipv6Forwarding::Sysctl,
             },
+            repeat_warnings: serving.repeat_warnings,
             rootless: serving.rootless,
             releasing: self.command == Some(Command::Release),
         }
@@ -350,6 +355,7 @@ mod tests {
             "--pod-limits=memory=64Mi,cpu=0.5",
             "--host-users=false",
             "--ipv6-forwarding=sysctl",
+            "--repeat-warnings=1m30s",
             "--rootless",
             "release",
         ]);
@@ -381,6 +387,7 @@ mod tests {
                 },
                 host_users: false,
                 ipv6_forwarding: Ipv6Forwarding::Sysctl,
+                repeat_warnings: SignedDuration::from_secs(90),
                 rootless: true,
                 releasing: true,
             }

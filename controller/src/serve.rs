@@ -86,7 +86,7 @@ pub(crate) fn serve(
         notices.push(diagnose::status_conflict(&back.manager));
     }
 
-    let (events, recheck_at) = told::tell(&mut of_service, &notices, now);
+    let (events, recheck_at) = told::tell(&mut of_service, &notices, world.settings().repeat_warnings, now);
     decision.events.extend(events);
     decision.recheck_at = earliest(decision.recheck_at, recheck_at);
     notices.extend(told::lingering(&of_service));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -90,6 +91,8 @@ pub struct Settings {
     pub host_users: bool,
     /// How IPv6 forwarding comes about.
     pub ipv6_forwarding: Ipv6Forwarding,
+    /// How often a Warning that still holds is repeated. Events end after an hour.
+    pub repeat_warnings: SignedDuration,
     /// Rootless k3s: the one address is 127.0.0.1.
     pub rootless: bool,
     /// Serve nothing and let every Service go that was served: before svclb is uninstalled.
@@ -126,6 +129,7 @@ impl Default for Settings {
             },
             host_users: true,
             ipv6_forwarding: Ipv6Forwarding::InitContainer,
+            repeat_warnings: SignedDuration::from_mins(30),
             rootless: false,
             releasing: false,
         }

@@ -7,8 +7,6 @@ use crate::memory::{ServiceMemory, Told};
 use crate::names::{condition, reason};
 use crate::publish::earliest;
 
-/// How often a Warning that still holds is repeated.
-const REPEAT: SignedDuration = SignedDuration::from_mins(30);
 /// How soon the same matter may be told in other words.
 const CHANGE: SignedDuration = SignedDuration::from_secs(30);
 /// What comes back within this time has not been gone: a container that ends again and again is one matter.
@@ -27,10 +25,11 @@ pub struct Notice {
     pub condition: Option<&'static str>,
 }
 
-/// Which of the notices to tell now, and when to look again.
+/// Which of the notices to tell now, and when to look again. A Warning that still holds comes again after `repeat`.
 pub(crate) fn tell(
     memory: &mut ServiceMemory,
     notices: &[Notice],
+    repeat: SignedDuration,
     now: Timestamp,
 ) -> (Vec<Event>, Option<Timestamp>) {
     let (mut events, mut recheck_at) = (Vec::new(), None);
@@ -50,7 +49,7 @@ pub(crate) fn tell(
             };
             memory.told.insert(notice.reason, told);
             events.push(event(0));
-            recheck_at = earliest(recheck_at, notice.warning.then_some(now + REPEAT));
+            recheck_at = earliest(recheck_at, notice.warning.then_some(now + repeat));
             continue;
         };
         told.gone_since = None;
@@ -58,14 +57,14 @@ pub(crate) fn tell(
         let due = if changed {
             Some(told.at + CHANGE)
         } else {
-            notice.warning.then_some(told.at + REPEAT)
+            notice.warning.then_some(told.at + repeat)
         };
         if due.is_some_and(|due| due <= now) {
             told.repeated = if changed { 0 } else { told.repeated + 1 };
             told.note.clone_from(&notice.note);
             told.at = now;
             events.push(event(told.repeated));
-            recheck_at = earliest(recheck_at, notice.warning.then_some(now + REPEAT));
+            recheck_at = earliest(recheck_at, notice.warning.then_some(now + repeat));
         } else {
             recheck_at = earliest(recheck_at, due);
         }
