@@ -49,8 +49,12 @@ pub fn decide(world: &World, key: &ServiceKey, memory: &mut Memory, now: Timesta
                 told: std::mem::take(&mut memory.told),
                 ..ServiceMemory::default()
             };
-            (decision.events, decision.recheck_at) =
-                told::tell(memory, &[diagnose::servicelb(world)], world.settings().repeat_warnings, now);
+            (decision.events, decision.recheck_at) = told::tell(
+                memory,
+                &[diagnose::servicelb(world)],
+                world.settings().repeat_warnings,
+                now,
+            );
         }
         Standing::LeaveAlone => memory.forget(key),
     }

@@ -60,3 +60,6 @@ pub mod watch;
 pub mod wish;
 pub mod world;
 pub mod write;
+
+#[cfg(test)]
+mod fixtures;

@@ -243,3 +243,6 @@ pub(crate) fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Tim
         (a, b) => a.or(b),
     }
 }
+
+#[cfg(test)]
+mod tests;
