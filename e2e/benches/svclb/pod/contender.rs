@@ -1,6 +1,6 @@
 //! What is compared: svclb-pod, one process for all ports, and klipper-lb's way, one shell a port.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -71,6 +71,9 @@ impl Contenders {
                 built.display()
             )
         })?;
+        // Pages that are not on disk yet would count as the process's own.
+        let copied = File::open(&svclb_pod).and_then(|file| file.sync_all());
+        copied.context("writing the copy to disk")?;
         Ok(Self {
             svclb_pod,
             klipper: Klipper::lay_out(&folders.work)?,
