@@ -7,5 +7,7 @@
     reason = "a test that cannot set up its network has failed"
 )]
 
+mod killed;
+mod restart;
 mod support;
 mod traffic;

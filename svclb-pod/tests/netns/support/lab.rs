@@ -74,6 +74,14 @@ impl Lab {
         lab
     }
 
+    /// Has the node send the client's packets for the first backend's address to the pod.
+    pub(crate) fn route_over_the_pod(&self) {
+        let backend = BACKENDS[0][0];
+        self.node.ip(&format!(
+            "rule add iif client lookup 100\nroute add {backend}/32 via {POD} table 100"
+        ));
+    }
+
     /// As the privileged init container does it.
     pub(crate) fn allow_ipv6_forwarding(&self) {
         self.pod

@@ -8,9 +8,9 @@ mod traffic;
 
 pub(crate) use lab::{BACKENDS, CLIENT, Lab, POD, POD6};
 pub(crate) use namespace::Namespace;
-pub(crate) use pod::{Environment, Pod};
+pub(crate) use pod::{Environment, PROGRAM, Pod};
 pub(crate) use sctp::Sctp;
-pub(crate) use traffic::{Server, ask_tcp, ask_udp, connect};
+pub(crate) use traffic::{Connections, Download, Server, ask_tcp, ask_udp, connect, is_kept_out};
 
 use std::time::{Duration, Instant};
 

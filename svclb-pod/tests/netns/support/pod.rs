@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -48,8 +49,7 @@ impl Environment {
 #[derive(Debug)]
 pub(crate) struct Pod {
     process: Child,
-    /// What it said until then.
-    pub(crate) log: String,
+    log: Arc<Mutex<String>>,
 }
 
 impl Pod {
@@ -63,33 +63,40 @@ impl Pod {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut pod = Self {
             process: namespace.run(|| command.spawn().unwrap()),
-            log: String::new(),
+            log: Arc::default(),
         };
-        let stdout = BufReader::new(pod.process.stdout.take().unwrap());
-        let (send, lines) = mpsc::channel();
-        // Reads to the end, so that the program never writes into a closed pipe.
+        let (stdout, stderr) = (pod.process.stdout.take(), pod.process.stderr.take());
+        pod.keep_log_of(stdout.unwrap());
+        pod.keep_log_of(stderr.unwrap());
+        pod.wait_for_log("rules in place by");
+        pod
+    }
+
+    /// Reads to the end, so that the program never writes into a closed pipe.
+    fn keep_log_of(&self, output: impl Read + Send + 'static) {
+        let log = Arc::clone(&self.log);
         thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let _ = send.send(line);
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                *log.lock().unwrap() += &(line + "\n");
             }
         });
-        while !pod.log.contains("rules in place by") {
-            match lines.recv_timeout(PATIENCE) {
-                Ok(line) => pod.log += &(line + "\n"),
-                Err(error) => {
-                    let _ = pod.process.kill();
-                    let mut errors = String::new();
-                    pod.process
-                        .stderr
-                        .take()
-                        .unwrap()
-                        .read_to_string(&mut errors)
-                        .unwrap();
-                    panic!("the rules are not in place ({error}): {}{errors}", pod.log);
-                }
-            }
+    }
+
+    /// What it has said, on stdout and on stderr.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let started = Instant::now();
+        while !self.log().contains(text) {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "{text:?} is not in the log: {}",
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(2));
         }
-        pod
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -2,7 +2,9 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
@@ -12,7 +14,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::{BACKENDS, Lab, Namespace, PATIENCE};
+use super::{BACKENDS, Lab, Namespace, PATIENCE, wait_until};
 
 /// Servers of both backends, on both protocols and both families. They serve until the test ends.
 ///
@@ -114,6 +116,15 @@ pub(crate) fn ask_tcp(
     Ok(answer.trim_end().into())
 }
 
+/// Whether a TCP connection gets no answer at all, neither yes nor no.
+pub(crate) fn is_kept_out(namespace: &Namespace, from: &str, to: &str, port: u16) -> bool {
+    match connect(namespace, from, to, port, Duration::from_secs(2)) {
+        Ok(_) => false,
+        // What a connect under a time limit ends with.
+        Err(error) => error.raw_os_error() == Some(nix::libc::EINPROGRESS),
+    }
+}
+
 /// Whom a UDP datagram reaches, from a socket that may have been used before. It is sent once more
 /// every now and then: nothing promises that a datagram arrives.
 pub(crate) fn ask_udp(
@@ -136,4 +147,109 @@ pub(crate) fn ask_udp(
         }
     }
     None
+}
+
+/// A download that never ends, and which fails the test if it breaks.
+pub(crate) struct Download {
+    received: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Download {
+    pub(crate) fn start(namespace: &Namespace, from: &str, to: &str, port: u16) -> Self {
+        let mut stream = connect(namespace, from, to, port, PATIENCE).unwrap();
+        stream.write_all(b"send 1000000000000\n").unwrap();
+        let (received, stop) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (counter, stopped) = (Arc::clone(&received), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let mut buffer = vec![0; 16 << 10];
+            while !stopped.load(Ordering::Relaxed) {
+                let length = stream.read(&mut buffer).expect("the download goes on");
+                assert_ne!(length, 0, "the download ended early");
+                counter.fetch_add(length as u64, Ordering::Relaxed);
+                // There is a machine to be shared.
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self {
+            received,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Waits until so much more has come in.
+    pub(crate) fn goes_on_for(&self, bytes: u64) {
+        let goal = self.received.load(Ordering::Relaxed) + bytes;
+        wait_until("the progress of a download", || {
+            assert!(
+                !self.thread.as_ref().unwrap().is_finished(),
+                "the download broke"
+            );
+            self.received.load(Ordering::Relaxed) >= goal
+        });
+    }
+
+    pub(crate) fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .take()
+            .unwrap()
+            .join()
+            .expect("an unbroken download");
+    }
+}
+
+/// New TCP connections, one after the other, of which none may fail.
+pub(crate) struct Connections {
+    made: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Connections {
+    pub(crate) fn start(lab: &Arc<Lab>, from: &'static str, to: &'static str, port: u16) -> Self {
+        let (made, stop) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (counter, stopped, lab) = (Arc::clone(&made), Arc::clone(&stop), Arc::clone(lab));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let answer = ask_tcp(&lab.client, from, to, port).expect("a new connection");
+                assert!(answer.contains("sees"), "{answer:?} is no answer");
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self {
+            made,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Waits until so many more were made.
+    pub(crate) fn go_on_for(&self, connections: u64) {
+        let goal = self.made.load(Ordering::Relaxed) + connections;
+        wait_until("new connections", || {
+            assert!(
+                !self.thread.as_ref().unwrap().is_finished(),
+                "a connection failed"
+            );
+            self.made.load(Ordering::Relaxed) >= goal
+        });
+    }
+
+    pub(crate) fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .take()
+            .unwrap()
+            .join()
+            .expect("no failed connection");
+    }
 }
