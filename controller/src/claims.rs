@@ -194,3 +194,6 @@ fn may_use(world: &World, service: &ServiceFacts, node: &NodeFacts) -> bool {
     nodes::admitted_by_labels(world, service, node).is_ok()
         && nodes::admitted_by_ports(world, service, node).is_ok()
 }
+
+#[cfg(test)]
+mod tests;
