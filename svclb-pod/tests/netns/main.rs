@@ -8,6 +8,10 @@
 )]
 
 mod killed;
+mod life;
+mod listing;
+mod ports;
+mod refusals;
 mod restart;
 mod support;
 mod traffic;

@@ -4,12 +4,14 @@ mod lab;
 mod namespace;
 mod pod;
 mod sctp;
+mod seccomp;
 mod traffic;
 
 pub(crate) use lab::{BACKENDS, CLIENT, Lab, POD, POD6};
 pub(crate) use namespace::Namespace;
-pub(crate) use pod::{Environment, PROGRAM, Pod};
+pub(crate) use pod::{Environment, PROGRAM, Pod, spawn};
 pub(crate) use sctp::Sctp;
+pub(crate) use seccomp::forbid_netlink;
 pub(crate) use traffic::{Connections, Download, Server, ask_tcp, ask_udp, connect, is_kept_out};
 
 use std::time::{Duration, Instant};

@@ -25,7 +25,7 @@ impl Namespace {
     /// Runs something inside: sockets that it opens and processes that it starts stay inside.
     pub(crate) fn run<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         let enter = || {
-            setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+            self.enter();
             inside()
         };
         match thread::scope(|scope| scope.spawn(enter).join()) {
@@ -72,6 +72,11 @@ impl Namespace {
     pub(crate) fn sysctl(&self, path: &str, value: &str) {
         // Which namespace's it is, is settled when it is opened.
         self.run(|| std::fs::write(format!("/proc/sys/net/{path}"), value).unwrap());
+    }
+
+    /// Brings this thread inside, for good.
+    pub(crate) fn enter(&self) {
+        setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
     }
 
     /// Where `ip` finds it while this process lives.

@@ -45,6 +45,15 @@ impl Environment {
     }
 }
 
+/// Starts a command that becomes the program, in this thread's namespaces.
+pub(crate) fn spawn(mut command: Command) -> Child {
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 /// A process of the program that has put its rules in place; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Pod {
@@ -59,16 +68,21 @@ impl Pod {
     }
 
     /// The same, of a command that becomes the program.
-    pub(crate) fn start_command(namespace: &Namespace, mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut pod = Self {
-            process: namespace.run(|| command.spawn().unwrap()),
+    pub(crate) fn start_command(namespace: &Namespace, command: Command) -> Self {
+        let pod = Self::of(namespace.run(|| spawn(command)));
+        pod.wait_for_log("rules in place by");
+        pod
+    }
+
+    /// A process that was started by `spawn`.
+    pub(crate) fn of(mut process: Child) -> Self {
+        let outputs = (process.stdout.take(), process.stderr.take());
+        let pod = Self {
+            process,
             log: Arc::default(),
         };
-        let (stdout, stderr) = (pod.process.stdout.take(), pod.process.stderr.take());
-        pod.keep_log_of(stdout.unwrap());
-        pod.keep_log_of(stderr.unwrap());
-        pod.wait_for_log("rules in place by");
+        pod.keep_log_of(outputs.0.unwrap());
+        pod.keep_log_of(outputs.1.unwrap());
         pod
     }
 
@@ -103,13 +117,13 @@ impl Pod {
         self.process.id()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
+    /// Ends it as the kubelet does, and hands back how it ended.
+    pub(crate) fn stop(self) -> ExitStatus {
+        self.stop_by(Signal::SIGTERM)
     }
 
-    /// Ends it as the kubelet does, and hands back how it ended.
-    pub(crate) fn stop(mut self) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
+    pub(crate) fn stop_by(mut self, signal: Signal) -> ExitStatus {
+        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
         let mut status = None;
         wait_until("the end of the program", || {
             status = self.process.try_wait().unwrap();

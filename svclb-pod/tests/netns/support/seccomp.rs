@@ -1,0 +1,86 @@
+//! A seccomp filter that plays a kernel without a netlink family, or a container that may not use it.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Bytes of `struct seccomp_data` before its arguments, of 8 bytes each.
+const ARGUMENTS: u32 = 16;
+
+/// Has the command's process get `errno` for each netlink socket of this family that it opens.
+#[expect(
+    unsafe_code,
+    reason = "neither std nor nix can install a seccomp filter"
+)]
+pub(crate) fn forbid_netlink(mut command: Command, family: u32, errno: Errno) -> Command {
+    let socket = u32::try_from(libc::SYS_socket).unwrap();
+    let netlink = u32::try_from(libc::AF_NETLINK).unwrap();
+    let refusal = libc::SECCOMP_RET_ERRNO | errno as u32;
+    let mut filter = [
+        load(0),
+        unless_equal_skip(socket, 5),
+        load(argument(0)),
+        unless_equal_skip(netlink, 3),
+        load(argument(2)),
+        unless_equal_skip(family, 1),
+        result(refusal),
+        result(libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog {
+            len: u16::try_from(filter.len()).map_err(io::Error::other)?,
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: the kernel copies `len` instructions from `filter`, which lives until the calls are
+        // over.
+        let failed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(
+                    libc::PR_SET_SECCOMP,
+                    libc::SECCOMP_MODE_FILTER,
+                    &raw const program,
+                ) != 0
+        };
+        if failed {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(install) };
+    command
+}
+
+/// Where the lower half of an argument is.
+fn argument(index: u32) -> u32 {
+    ARGUMENTS + 8 * index + if cfg!(target_endian = "big") { 4 } else { 0 }
+}
+
+fn load(offset: u32) -> libc::sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, offset)
+}
+
+fn unless_equal_skip(value: u32, instructions: u8) -> libc::sock_filter {
+    instruction(
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        instructions,
+        value,
+    )
+}
+
+fn result(value: u32) -> libc::sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, 0, value)
+}
+
+fn instruction(code: u32, skip_unless: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt: 0,
+        jf: skip_unless,
+        k,
+    }
+}
