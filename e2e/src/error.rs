@@ -63,6 +63,9 @@ pub enum Error {
     /// No host of this name.
     #[error("there is no host `{name}`: there are {}", names.join(", "))]
     NoSuchHost { name: String, names: Vec<String> },
+    /// There is nothing to be looked at from within.
+    #[error("pod {namespace}/{pod} does not run")]
+    PodNotRunning { namespace: String, pod: String },
     /// tokio could not be started.
     #[error("cannot start an asynchronous runtime")]
     Runtime(#[source] std::io::Error),

@@ -144,7 +144,11 @@ impl Host {
 
     fn set_port(&self, state: PortState) -> Result<(), Error> {
         let arguments = network::set_port(self.role, state);
-        self.switch().command("bridge").args(arguments).text().map(drop)
+        self.switch()
+            .command("bridge")
+            .args(arguments)
+            .text()
+            .map(drop)
     }
 
     /// The switch, whose holder's record is beside ours.

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::geteuid;
 
+use crate::files;
 use crate::namespaces;
 use crate::paths;
 
@@ -32,15 +33,15 @@ pub(crate) fn check(nodes: usize) -> Result<(), Error> {
             available,
         )?;
     }
-    let repository = paths::repository();
-    let disk = statfs(repository).map_err(|source| Error::Disk {
-        folder: repository.display().to_string(),
+    let clusters = paths::clusters();
+    let folder = clusters.display().to_string();
+    files::make_folder(&clusters)?;
+    let disk = statfs(&clusters).map_err(|source| Error::Disk {
+        folder: folder.clone(),
         source,
     })?;
     if disk.filesystem_type() == OVERLAYFS_SUPER_MAGIC && nodes > 0 {
-        return Err(Error::OnOverlay {
-            folder: repository.display().to_string(),
-        });
+        return Err(Error::OnOverlay { folder });
     }
     let block = u64::try_from(disk.block_size()).unwrap_or(0);
     enough(
@@ -118,18 +119,21 @@ pub enum Error {
         "{folder} lies on overlayfs, where containerd cannot unpack images: move it to a volume or a disk"
     )]
     OnOverlay {
-        /// The repository.
+        /// That of the clusters.
         folder: String,
     },
     /// The file system does not answer.
     #[error("cannot ask how much space there is in {folder}")]
     Disk {
-        /// The repository.
+        /// That of the clusters.
         folder: String,
         /// The cause.
         #[source]
         source: Errno,
     },
+    /// The clusters' folder cannot be made.
+    #[error(transparent)]
+    File(#[from] files::Error),
     /// A script ended well but left nothing.
     #[error(
         "{file} is missing, although its build has ended well: remove the folder that it should be in and try again"
