@@ -84,7 +84,9 @@ join() { # ARCHIVE NAME...
     entries+=${entries:+,}${manifest%]}
   done
   echo "[$entries]" >"$out/join/manifest.json"
-  tar -C "$out/join" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$archive.new" .
+  # shellcheck disable=SC2046
+  tar -C "$out/join" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$archive.new" \
+    $(ls "$out/join")
   mv "$archive.new" "$archive"
   rm -rf "$out/join"
   echo "${archive#"$PWD/"}: $*"
@@ -106,7 +108,8 @@ done
 # All in one call of cargo: the crates that they share are built once.
 packages=()
 for name in "${names[@]}"; do packages+=(--package "$(package "$name")"); done
-cargo build --release --locked --quiet "${packages[@]}"
+# It says what it compiles, and nothing when there is nothing to compile.
+cargo build --release --locked "${packages[@]}" 2> >(grep --line-buffered -v '^ *Finished' >&2)
 
 command -v buildah >/dev/null || e2e/packages.sh
 for name in "${names[@]}"; do build "$name"; done
