@@ -2,6 +2,7 @@
 //! scheduler, so that decisions have their effect.
 
 mod cluster;
+mod convergence;
 mod objects;
 
 pub(crate) use cluster::Cluster;
