@@ -1,0 +1,137 @@
+//! Who may come, and how they are seen: `externalTrafficPolicy: Local`, and source ranges.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use svclb_e2e::Host;
+
+use crate::counters::{self, Backend};
+use crate::space::{Space, WEB, node_of};
+use crate::traffic;
+
+const PORT: u16 = 8060;
+
+/// Status follows the endpoints; at its addresses the client's own address arrives; elsewhere the
+/// pods answer, and the app sees another one.
+pub(crate) fn status_follows_the_endpoints(space: &Space<'_>) -> Result<()> {
+    let cluster = space.world.cluster();
+    let client = space.world.client();
+    space.app_on("local", &cluster.node(1))?;
+    space.load_balancer(
+        "local",
+        json!({
+            "externalTrafficPolicy": "Local",
+            "ipFamilyPolicy": "PreferDualStack",
+            "ports": [{"port": PORT, "targetPort": WEB}],
+        }),
+    )?;
+    for node in [cluster.node(1), cluster.node(2)] {
+        space.deploy("local", 1, Some(&node.name()))?;
+        space.wait_for_app("local")?;
+        space.expect_addresses("local", &node.addresses())?;
+        for address in node.addresses() {
+            let own = own_address(&client, address)?;
+            svclb_e2e::wait::until(
+                &format!("the app on {node} to see the client's address"),
+                crate::world::PATIENCE,
+                || {
+                    let answer = traffic::ask(&client, address, PORT)?;
+                    if answer.client == own && answer.node == node.name() {
+                        Ok(())
+                    } else {
+                        Err(format!("{answer:?}"))
+                    }
+                },
+            )?;
+        }
+    }
+    space.expect_ready_pods("local", &cluster.nodes())?;
+    for address in cluster.node(3).addresses() {
+        let answer = traffic::ask_patiently(&client, address, PORT)?;
+        ensure!(
+            answer.client != own_address(&client, address)?,
+            "at {address}, which is not in status, the client's address arrives: {answer:?}"
+        );
+    }
+    space.deploy("local", 0, Some("node-2"))?;
+    space.expect_addresses("local", &[])
+}
+
+/// A host's address of the same family.
+fn own_address(host: &Host, peer: IpAddr) -> Result<IpAddr> {
+    let own = host.addresses();
+    own.into_iter()
+        .find(|own| own.is_ipv4() == peer.is_ipv4())
+        .context("the host has no address of the family")
+}
+
+fn dual_stack(ranges: &Value) -> Value {
+    json!({
+        "ipFamilyPolicy": "RequireDualStack",
+        "loadBalancerSourceRanges": ranges,
+        "ports": [{"port": PORT + 1, "targetPort": WEB}],
+    })
+}
+
+/// The client is in the ranges, the control plane's host is not: on kube-proxy's path, and through
+/// the pods.
+pub(crate) fn source_ranges(space: &Space<'_>) -> Result<()> {
+    let addresses = [space.world.ipv4(), space.world.ipv6()].concat();
+    space.app("ranges", 1)?;
+    space.load_balancer(
+        "ranges",
+        dual_stack(&json!(["172.30.77.0/24", "fd31:77::/64"])),
+    )?;
+    space.expect_mode("ranges", &addresses, "VIP")?;
+    space.expect_ready_pods("ranges", &space.world.cluster().nodes())?;
+    expect_client_alone(space, &addresses, PORT + 1)?;
+
+    let proxy = json!({"metadata": {"annotations": {"svclb.io/ip-mode": "Proxy"}}});
+    space.patch_service("ranges", proxy)?;
+    space.expect_mode("ranges", &addresses, "Proxy")?;
+    let pods = space.expect_ready_pods("ranges", &space.world.cluster().nodes())?;
+    expect_client_alone(space, &addresses, PORT + 1)?;
+    for pod in &pods {
+        let node = space.world.cluster().host(node_of(pod))?;
+        let counted = counters::read(&node, pod, Backend::Nftables)?;
+        ensure!(
+            counted.accepted > 0 && counted.dropped > 0,
+            "expected: packets let in and kept out by the pod on {node}; seen: {counted:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Ranges that kube-proxy would not enforce leave no way in.
+pub(crate) fn ranges_that_kube_proxy_ignores(space: &Space<'_>) -> Result<()> {
+    let (ipv4, ipv6) = (space.world.ipv4(), space.world.ipv6());
+    space.app("half", 1)?;
+    space.load_balancer("half", dual_stack(&json!(["172.30.77.0/24"])))?;
+    space.expect_addresses("half", &ipv4)?;
+    space.expect_event("half", "SourceRangesNotEnforced", &["IPv6"])?;
+    space.expect_ready_pods("half", &space.world.cluster().nodes())?;
+    expect_client_alone(space, &ipv4, PORT + 1)?;
+    for address in ipv6 {
+        traffic::expect_silence(&space.world.client(), address, PORT + 1)?;
+        traffic::expect_silence(&space.world.cluster().control_plane(), address, PORT + 1)?;
+    }
+    space.delete_service("half")?;
+    space.expect_nothing_left()?;
+
+    let addresses = [space.world.ipv4(), space.world.ipv6()].concat();
+    let annotation = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let annotations = json!({"annotations": {annotation: "172.30.77.0/24,fd31:77::/64"}});
+    space.load_balancer_with("half", annotations, dual_stack(&Value::Null))?;
+    space.expect_mode("half", &addresses, "Proxy")?;
+    space.expect_ready_pods("half", &space.world.cluster().nodes())?;
+    expect_client_alone(space, &addresses, PORT + 1)
+}
+
+fn expect_client_alone(space: &Space<'_>, addresses: &[IpAddr], port: u16) -> Result<()> {
+    for address in addresses {
+        traffic::ask_patiently(&space.world.client(), *address, port)?;
+        traffic::expect_silence(&space.world.cluster().control_plane(), *address, port)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! What a user does with svclb, end to end: real clusters, real packets.
+//!
+//! Each file below is one group of what is proved. Nearly all tests share one cluster of three
+//! dual-stack nodes, and run one after the other. A test that fails keeps everything that was
+//! involved under `target/e2e-failures/`.
+
+mod counters;
+mod evidence;
+mod space;
+mod traffic;
+mod watched;
+mod world;
+
+mod affinity;
+mod coexistence;
+mod conflicts;
+mod everyday;
+mod families;
+mod local;
+mod nodes;
+mod own_path;
+mod ports;
+mod types;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use svclb_e2e::Options;
+
+use crate::space::Space;
+use crate::world::{Shared, World};
+
+/// A test in a namespace of its own.
+type Test = fn(&Space<'_>) -> Result<()>;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share a cluster, and the machine.
+    arguments.test_threads = Some(1);
+    let shared = Arc::new(Shared::default());
+    let in_shared = |name: &str, test: Test| {
+        let shared = Arc::clone(&shared);
+        trial(name, move |name| {
+            shared.with(|world| run(world, name, test))
+        })
+    };
+    let trials = vec![
+        in_shared("three-replicas", everyday::three_replicas),
+        in_shared("types", types::nothing_is_left_over),
+        in_shared("affinity", affinity::none_and_client_ip),
+        in_shared("protocols-and-names", ports::protocols_and_names),
+        in_shared(
+            "ports-change-on-kube-proxys-path",
+            ports::kube_proxys_path_is_not_interrupted,
+        ),
+        in_shared(
+            "ports-change-on-the-pods-path",
+            ports::the_pods_path_comes_back,
+        ),
+        in_shared("edited-to-anothers-port", ports::a_port_that_another_has),
+        in_shared("families", families::every_combination),
+        in_shared("local", local::status_follows_the_endpoints),
+        in_shared("source-ranges", local::source_ranges),
+        in_shared(
+            "source-ranges-not-enforced",
+            local::ranges_that_kube_proxy_ignores,
+        ),
+        in_shared("own-path", own_path::both_backends),
+        in_shared("node-labels", nodes::labels_come_and_go),
+        in_shared("taints", nodes::taints),
+        in_shared("priority-classes", nodes::priority_classes),
+        in_shared("two-services-one-port", conflicts::two_services),
+        in_shared("a-users-pod-has-the-port", conflicts::a_users_pod),
+        in_shared("foreign-class", coexistence::a_foreign_class),
+        in_shared("servicelb-goes", coexistence::servicelb_goes),
+    ];
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    shared.end();
+    conclusion.exit_code()
+}
+
+fn trial(name: &str, test: impl FnOnce(&str) -> Result<()> + Send + 'static) -> Trial {
+    let of = name.to_owned();
+    Trial::test(name, move || {
+        test(&of).map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+/// Runs a test in a world of its own.
+fn alone(options: &Options, name: &str, test: Test) -> Result<()> {
+    run(&World::up(options)?, name, test)
+}
+
+/// Runs a test, and looks whether it leaves anything. If it fails, all that was involved is kept,
+/// and what it may have left wrong is put right.
+fn run(world: &World, name: &str, test: Test) -> Result<()> {
+    let space = Space::create(world, name)?;
+    let outcome = test(&space).and_then(|()| space.end());
+    let Err(error) = outcome else {
+        return Ok(());
+    };
+    let kept = match evidence::keep(world, name) {
+        Ok(folder) => format!("logs are in {}", folder.display()),
+        Err(error) => format!("no logs are kept: {error:#}"),
+    };
+    let after = space.delete().and_then(|()| world.put_right());
+    after.with_context(|| format!("after this failure: {error:#}"))?;
+    Err(error.context(kept))
+}
+
+/// A number that was measured, for the README.
+fn measured(what: &str) {
+    eprintln!("  measured: {what}");
+}

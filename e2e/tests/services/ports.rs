@@ -1,0 +1,215 @@
+//! Ports: many, of both protocols, by name, and changed while traffic flows.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use svclb_e2e::wait;
+
+use crate::measured;
+use crate::space::{Space, UDP, WEB, is_ready, node_of};
+use crate::traffic::{self, Flow};
+use crate::world::PATIENCE;
+
+/// TCP and UDP on one port, several ports, ports of the pods by name.
+pub(crate) fn protocols_and_names(space: &Space<'_>) -> Result<()> {
+    let client = space.world.client();
+    space.app("mixed", 2)?;
+    let ports = json!([
+        {"name": "web", "port": 8040, "targetPort": "web"},
+        {"name": "tcp", "port": 8041, "targetPort": "tcp"},
+        {"name": "udp", "port": 8041, "targetPort": "udp", "protocol": "UDP"},
+        {"name": "number", "port": 8042, "targetPort": UDP, "protocol": "UDP"},
+    ]);
+    space.load_balancer("mixed", json!({"ports": ports}))?;
+    space.expect_addresses("mixed", &space.world.ipv4())?;
+    for address in space.world.ipv4() {
+        traffic::ask_patiently(&client, address, 8040)?;
+        traffic::echo_tcp(&client, address, 8041)?;
+        traffic::ask_udp(&client, address, 8041)?;
+        traffic::ask_udp(&client, address, 8042)?;
+    }
+    Ok(())
+}
+
+fn web(port: u16) -> Value {
+    json!({"name": format!("web-{port}"), "port": port, "targetPort": WEB})
+}
+
+fn set_ports(space: &Space<'_>, service: &str, ports: &[Value]) -> Result<()> {
+    space.patch_service(service, json!({"spec": {"ports": ports}}))?;
+    Ok(())
+}
+
+/// On kube-proxy's path a port that stays is not interrupted when others come and go.
+pub(crate) fn kube_proxys_path_is_not_interrupted(space: &Space<'_>) -> Result<()> {
+    let client = space.world.client();
+    let nodes = space.world.cluster().nodes();
+    space.app("web", 2)?;
+    space.load_balancer("web", json!({"ports": [web(8043)]}))?;
+    space.expect_addresses("web", &space.world.ipv4())?;
+    for address in space.world.ipv4() {
+        traffic::ask_patiently(&client, address, 8043)?;
+    }
+    let flows: Vec<Flow> = space
+        .world
+        .ipv4()
+        .into_iter()
+        .map(|address| Flow::http(&client, address, 8043))
+        .collect();
+    for ports in [&[web(8043), web(8044)][..], &[web(8043)]] {
+        set_ports(space, "web", ports)?;
+        space.expect_ready_pods("web", &nodes)?;
+        for address in space.world.ipv4() {
+            match ports {
+                [_] => traffic::expect_silence(&client, address, 8044)?,
+                _ => drop(traffic::ask_patiently(&client, address, 8044)?),
+            }
+        }
+        space.expect_addresses("web", &space.world.ipv4())?;
+    }
+    for flow in flows {
+        flow.stop()?.expect_no_failure("changes of other ports")?;
+    }
+    Ok(())
+}
+
+/// On the pods' own path a change of ports costs a new pod: how long TCP stands still is measured, and
+/// who sends UDP from one port is answered soon after.
+pub(crate) fn the_pods_path_comes_back(space: &Space<'_>) -> Result<()> {
+    let client = space.world.client();
+    let node = space.world.cluster().node(1);
+    let address: IpAddr = node.ipv4().context("no IPv4 address")?.into();
+    let udp = json!({"name": "udp", "port": 8046, "targetPort": UDP, "protocol": "UDP"});
+    space.app("own", 2)?;
+    space.load_balancer_with(
+        "own",
+        json!({"annotations": {"svclb.io/ip-mode": "Proxy"}}),
+        json!({"ports": [web(8045), udp]}),
+    )?;
+    space.expect_mode("own", &space.world.ipv4(), "Proxy")?;
+    traffic::ask_patiently(&client, address, 8045)?;
+    traffic::ask_udp(&client, address, 8046)?;
+    let old = pod_on(space, &node.name())?.context("no svclb pod")?;
+
+    let tcp_flow = Flow::http(&client, address, 8045);
+    let udp_flow = Flow::udp(&client, address, 8046, 40046);
+    let start = Instant::now();
+    tcp_flow.answered_after(start)?;
+    udp_flow.answered_after(start)?;
+    set_ports(space, "own", &[web(8045), udp, web(8047)])?;
+    let ready = wait::until("a new svclb pod Ready on the node", PATIENCE, || {
+        let said = |error: anyhow::Error| format!("{error:#}");
+        match pod_on(space, &node.name()).map_err(said)? {
+            Some((uid, true)) if uid != old.0 => Ok(Instant::now()),
+            other => Err(format!("{other:?}, before {old:?}")),
+        }
+    })?;
+    let answered = udp_flow.answered_after(ready)?;
+    let after = answered.saturating_duration_since(ready);
+    ensure!(
+        after <= Duration::from_secs(5),
+        "expected: a UDP sender with one port answered within 5 s of the new pod being Ready; seen: {after:?}"
+    );
+    tcp_flow.answered_after(ready)?;
+    space.expect_ready_pods("own", &space.world.cluster().nodes())?;
+    traffic::ask_patiently(&client, address, 8047)?;
+    let (tcp, udp) = (
+        tcp_flow.stop()?.longest_gap(),
+        udp_flow.stop()?.longest_gap(),
+    );
+    measured(&format!(
+        "ports changed, the pods' own path: TCP stands still for {tcp:.1?}, UDP from one port for {udp:.1?}"
+    ));
+    Ok(())
+}
+
+/// UID of the node's present svclb pod, and whether it is Ready.
+fn pod_on(space: &Space<'_>, node: &str) -> Result<Option<(String, bool)>> {
+    let pods = space.svclb_pods("own")?;
+    let pod = pods.iter().find(|pod| node_of(pod) == node);
+    Ok(pod.map(|pod| (pod.metadata.uid.clone().unwrap_or_default(), is_ready(pod))))
+}
+
+/// A Service is edited to a port that another one has: the other one's traffic goes astray until
+/// kube-proxy knows that the first has no address any more, and not afterwards.
+pub(crate) fn a_port_that_another_has(space: &Space<'_>) -> Result<()> {
+    let client = space.world.client();
+    let addresses = space.world.ipv4();
+    space.deploy("mover", 1, None)?;
+    space.app("holder", 1)?;
+    space.wait_for_app("mover")?;
+    for (service, port) in [("holder", 8048), ("mover", 8049)] {
+        space.load_balancer(service, json!({"ports": [web(port)]}))?;
+        space.expect_addresses(service, &addresses)?;
+        for address in &addresses {
+            traffic::ask_patiently(&client, *address, port)?;
+        }
+    }
+
+    let flows: Vec<Flow> = addresses
+        .iter()
+        .map(|address| Flow::http(&client, *address, 8048))
+        .collect();
+    set_ports(space, "mover", &[web(8048)])?;
+    let edited = Instant::now();
+    space.expect_addresses("mover", &[])?;
+    let patched = Instant::now();
+    // kube-proxy syncs once a second; then two seconds without anything astray are the proof.
+    wait::until(
+        "two seconds in which the holder alone has answered",
+        PATIENCE,
+        || {
+            let since = Instant::now()
+                .checked_sub(Duration::from_secs(2))
+                .filter(|since| *since > patched);
+            let since = since.ok_or("too early to tell")?;
+            match flows
+                .iter()
+                .filter_map(|flow| last_astray(&flow.so_far()))
+                .max()
+            {
+                Some(last) if last >= since => {
+                    Err(format!("astray {:?} after our patch", last - patched))
+                }
+                _ => Ok(()),
+            }
+        },
+    )?;
+    thread::sleep(Duration::from_secs(2));
+    let settled = Instant::now()
+        .checked_sub(Duration::from_secs(4))
+        .unwrap_or(patched);
+    let mut last = None;
+    for flow in flows {
+        let record = flow.stop()?;
+        record.expect_no_failure("another Service's edit to its port")?;
+        last = last.max(last_astray(&record));
+    }
+    ensure!(
+        last.is_none_or(|last| last < settled),
+        "requests go astray again, {:?} after our patch",
+        last.map(|last| last - patched)
+    );
+    measured(&format!(
+        "a Service edited to another one's port: {:.2?} until our patch, the last request astray {:.2?} after the edit",
+        patched - edited,
+        last.map(|last| last.saturating_duration_since(edited))
+            .unwrap_or_default()
+    ));
+    space.expect_event("mover", "PortConflict", &["8048", "holder"])?;
+    Ok(())
+}
+
+/// When the last request was sent that another app than the holder answered.
+fn last_astray(record: &traffic::Record) -> Option<Instant> {
+    let astray = record.outcomes.iter().rev().find(|outcome| {
+        outcome
+            .result
+            .as_ref()
+            .is_ok_and(|pod| !pod.starts_with("holder"))
+    });
+    astray.map(|outcome| outcome.at)
+}
