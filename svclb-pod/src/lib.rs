@@ -16,3 +16,5 @@ pub mod ranges;
 pub mod report;
 pub mod rules;
 mod sys;
+
+pub use sys::give_back_memory;

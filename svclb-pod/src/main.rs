@@ -1,10 +1,15 @@
 //! The process of a svclb pod: environment, rules, sleep. It is PID 1 of an image that holds nothing
 //! else.
+//!
+//! It begins where the C library calls it, without the runtime that Rust puts around a `main`: names of
+//! threads, a guard for the stack and what prints them are an eighth of the file, and nothing here
+//! needs them.
+#![no_main]
 
 use std::env;
 use std::error::Error;
+use std::ffi::{c_char, c_int};
 use std::io::Write;
-use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,7 +48,25 @@ Exit codes: 0 done, or all in place; 2 the environment is not valid; 1 everythin
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
-fn main() -> ExitCode {
+/// How the process ends.
+#[derive(Clone, Copy)]
+enum ExitCode {
+    Success = 0,
+    Failure = 1,
+    Environment = 2,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the C library calls it by this name, and nothing else here has it"
+)]
+// SAFETY: no other function of the program has this name, and this is the signature of C's `main`.
+#[unsafe(no_mangle)]
+extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
+    start() as c_int
+}
+
+fn start() -> ExitCode {
     let started = Instant::now();
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
@@ -55,7 +78,7 @@ fn main() -> ExitCode {
         [Some("--version" | "-V")] => say(concat!("svclb-pod ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {
             eprint!("svclb-pod: unknown arguments\n\n{HELP}");
-            ExitCode::FAILURE
+            ExitCode::Failure
         }
     }
 }
@@ -65,7 +88,10 @@ fn run(started: Instant) -> ExitCode {
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
     stop.add(Signal::SIGINT);
-    if let Err(error) = stop.thread_block() {
+    // Nobody may be there to read the log, which is no reason to end.
+    let mut blocked = stop;
+    blocked.add(Signal::SIGPIPE);
+    if let Err(error) = blocked.thread_block() {
         return fail("cannot block signals", &error);
     }
     let config = match config() {
@@ -74,10 +100,14 @@ fn run(started: Instant) -> ExitCode {
     };
     match forward(&config, started) {
         // What is installed lives on until the process ends, see `Installed`.
-        Ok(_installed) => match stop.wait() {
-            Ok(_) => ExitCode::SUCCESS,
-            Err(error) => fail("cannot wait for signals", &error),
-        },
+        Ok(_installed) => {
+            // From here on memory is only slept on.
+            svclb_pod::give_back_memory();
+            match stop.wait() {
+                Ok(_) => ExitCode::Success,
+                Err(error) => fail("cannot wait for signals", &error),
+            }
+        }
         Err(code) => code,
     }
 }
@@ -133,7 +163,7 @@ fn check(started: Instant) -> ExitCode {
         };
         if started.elapsed() >= PATIENCE {
             eprintln!("svclb-pod: {why_not}");
-            return ExitCode::FAILURE;
+            return ExitCode::Failure;
         }
         thread::sleep(PAUSE);
     }
@@ -168,7 +198,7 @@ fn allow_ipv6_forwarding() -> ExitCode {
 fn config() -> Result<Config, ExitCode> {
     Config::parse(|variable| env::var_os(variable)).map_err(|error| {
         eprintln!("svclb-pod: {error}");
-        ExitCode::from(2)
+        ExitCode::Environment
     })
 }
 
@@ -178,7 +208,7 @@ fn families(config: &Config) -> Result<(State, Vec<Family>), ExitCode> {
     let (here, missing) = split(config, &state);
     if here.is_empty() {
         eprintln!("svclb-pod: {}", no_family());
-        return Err(ExitCode::FAILURE);
+        return Err(ExitCode::Failure);
     }
     for family in missing {
         say(&format!(
@@ -202,12 +232,12 @@ fn no_family() -> String {
 fn say(text: &str) -> ExitCode {
     // Nobody may be listening; the rules matter more.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    ExitCode::Success
 }
 
 fn fail(action: &str, error: &(dyn Error + 'static)) -> ExitCode {
     complain(action, error);
-    ExitCode::FAILURE
+    ExitCode::Failure
 }
 
 fn complain(action: &str, error: &(dyn Error + 'static)) {

@@ -82,6 +82,16 @@ pub(crate) fn xtables_add_counters(
     unsafe { set(socket, family, IPT_SO_SET_ADD_COUNTERS, request) }
 }
 
+/// Gives freed memory back to the system. Rules are built and thrown away once, and what they took
+/// would stay with a process that sleeps for months.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: has no requirements: glibc takes its own locks, and only free memory is touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// # Safety
 ///
 /// Any pointer in `value` must be valid for what the kernel does with it.

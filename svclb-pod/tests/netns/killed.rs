@@ -110,6 +110,10 @@ fn listing(lab: &Lab, backend: &str) -> String {
 
 /// Runs the program up to the beginning or end of a system call, counted from 1, and kills it there.
 /// Tells whether there was one to kill it at.
+#[expect(
+    clippy::zombie_processes,
+    reason = "its end is waited for, as all that a traced process does"
+)]
 fn is_killed(lab: &Lab, environment: &Environment, stop: usize) -> bool {
     // It stops before it becomes the program, so that it can be traced from the first call on.
     let mut command = environment.command("/bin/sh");
