@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::condition;
 use crate::decision::{DaemonSetStep, Decision, Event, FinalizerStep, StatusWrite};
 use crate::diagnose;
 use crate::facts::{DaemonSetFacts, ServiceFacts, ServiceKey};
@@ -73,32 +74,29 @@ fn release(
     decision.daemonsets.extend(delete_own(world, own));
     status::watch_for_others(service, memory, now);
     let cleared = service.ingress.is_empty() && service.conditions.is_empty();
-    // Somebody who writes it again after we cleared it may have it.
-    let asked = memory
-        .written
-        .as_ref()
-        .is_some_and(|written| written.ingress.is_empty());
-    if !cleared && !asked && memory.stepped_back.is_none() {
-        let (_, clear_conditions) = crate::condition::changes(&service.conditions, &[], now);
-        decision.status = Some(StatusWrite {
-            uid: service.uid.clone(),
-            ingress: Some(Vec::new()),
-            set_conditions: Vec::new(),
-            clear_conditions,
-            event: status::updated(&service.ingress, &[]),
-        });
+    // Somebody who keeps writing it may have it.
+    let left_to_other = memory.stepped_back.is_some();
+    if !cleared && !left_to_other {
+        if not_lately(&mut memory.clearing_asked, now, decision) {
+            let (_, clear_conditions) = condition::changes(&service.conditions, &[], now);
+            decision.status = Some(StatusWrite {
+                uid: service.uid.clone(),
+                ingress: Some(Vec::new()),
+                set_conditions: Vec::new(),
+                clear_conditions,
+                event: status::updated(&service.ingress, &[]),
+            });
+        }
         return;
     }
+    memory.clearing_asked = None;
     let daemonset_gone = world.daemonset_in_flight(own).is_none()
         && world
             .daemonset(own)
             .is_none_or(|own| own.deleting || !own.is_ours() || own.servicelb);
-    let status_gone = cleared || memory.written.as_ref().is_none_or(|written| written.seen);
-    if service.finalizer
-        && daemonset_gone
-        && status_gone
-        && memory.may_ask_for_finalizer(now, decision)
-    {
+    if !service.finalizer {
+        memory.finalizer_asked = None;
+    } else if daemonset_gone && not_lately(&mut memory.finalizer_asked, now, decision) {
         decision.finalizer = FinalizerStep::Remove {
             uid: service.uid.clone(),
         };
@@ -150,22 +148,19 @@ impl Memory {
     }
 }
 
-impl ServiceMemory {
-    /// Not again while the last patch may still be under way.
-    pub(crate) fn may_ask_for_finalizer(
-        &mut self,
-        now: Timestamp,
-        decision: &mut Decision,
-    ) -> bool {
-        if let Some(again) = self
-            .finalizer_asked
-            .map(|asked| asked + IN_FLIGHT)
-            .filter(|again| now < *again)
-        {
-            decision.recheck_at = earliest(decision.recheck_at, Some(again));
-            return false;
-        }
-        self.finalizer_asked = Some(now);
-        true
+/// Whether to ask for a write: not again while the last patch may still be under way.
+pub(crate) fn not_lately(
+    asked: &mut Option<Timestamp>,
+    now: Timestamp,
+    decision: &mut Decision,
+) -> bool {
+    let again = asked
+        .map(|asked| asked + IN_FLIGHT)
+        .filter(|again| now < *again);
+    if again.is_some() {
+        decision.recheck_at = earliest(decision.recheck_at, again);
+        return false;
     }
+    *asked = Some(now);
+    true
 }

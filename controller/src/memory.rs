@@ -30,8 +30,10 @@ pub struct ServiceMemory {
     pub(crate) nodes: BTreeMap<String, NodeMemory>,
     /// Until then the addresses that were there when we came stay, though they would wait for a Ready pod.
     pub(crate) taken_over_until: Option<Timestamp>,
-    /// When we last asked for the finalizer.
+    /// When we last asked for the finalizer to come or go.
     pub(crate) finalizer_asked: Option<Timestamp>,
+    /// When we last asked to clear the status.
+    pub(crate) clearing_asked: Option<Timestamp>,
     /// The addresses that we wrote last.
     pub(crate) written: Option<Written>,
     /// When somebody else wrote over them.
@@ -149,6 +151,14 @@ impl Memory {
             .and_then(|memory| memory.holders.get_mut(node))
         {
             found.holders = Some(holders);
+        }
+    }
+
+    /// A write for this Service has failed: none of those that were asked for is under way any more.
+    pub fn write_failed(&mut self, service: &ServiceKey) {
+        if let Some(memory) = self.services.get_mut(service) {
+            memory.finalizer_asked = None;
+            memory.clearing_asked = None;
         }
     }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use crate::addresses::AddressRules;
 use crate::claims::{Contest, Placement, placement};
 use crate::daemonset::{NodeRules, RollOut, daemonset};
-use crate::decide::delete_own;
+use crate::decide::{delete_own, not_lately};
 use crate::decision::{DaemonSetStep, Decision, Event, FinalizerStep};
 use crate::diagnose;
 use crate::drift;
@@ -51,7 +51,9 @@ pub(crate) fn serve(
         of_service.taken_over_until = Some(now + TAKE_OVER);
     }
     status::watch_for_others(service, &mut of_service, now);
-    if !service.finalizer && of_service.may_ask_for_finalizer(now, decision) {
+    if service.finalizer {
+        of_service.finalizer_asked = None;
+    } else if not_lately(&mut of_service.finalizer_asked, now, decision) {
         decision.finalizer = FinalizerStep::Add {
             uid: service.uid.clone(),
         };
@@ -86,7 +88,12 @@ pub(crate) fn serve(
         notices.push(diagnose::status_conflict(&back.manager));
     }
 
-    let (events, recheck_at) = told::tell(&mut of_service, &notices, world.settings().repeat_warnings, now);
+    let (events, recheck_at) = told::tell(
+        &mut of_service,
+        &notices,
+        world.settings().repeat_warnings,
+        now,
+    );
     decision.events.extend(events);
     decision.recheck_at = earliest(decision.recheck_at, recheck_at);
     notices.extend(told::lingering(&of_service));
