@@ -190,3 +190,6 @@ fn ctnetlink(kind: u16) -> u16 {
 fn nfgenmsg(family: libc::c_int) -> [u8; HEADER] {
     [family as u8, libc::NFNETLINK_V0 as u8, 0, 0]
 }
+
+#[cfg(test)]
+mod tests;

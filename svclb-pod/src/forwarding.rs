@@ -226,3 +226,6 @@ fn ifinfomsg(index: i32) -> [u8; IFINFOMSG] {
     }
     header
 }
+
+#[cfg(test)]
+mod tests;

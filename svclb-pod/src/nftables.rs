@@ -76,3 +76,6 @@ fn commit(requests: &Requests) -> Result<Socket, Error> {
         Err(error) => Err(Error::Unreachable(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,3 +159,6 @@ fn from_bits(family: Family, bits: u128) -> IpAddr {
         Family::V6 => Ipv6Addr::from_bits(bits).into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,3 +67,6 @@ impl<I: Iterator<Item: fmt::Display> + Clone> fmt::Display for List<I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,8 +125,11 @@ pub enum Statement {
 }
 
 impl Rules {
-    /// The rules for what `config` asks for, in those of the wanted `families` that the node has.
+    /// The rules for what `config` asks for, in those of its families that are among `families`.
     pub fn new(config: &Config, families: &[Family]) -> Self {
+        let mut wanted = config.families();
+        wanted.retain(|family| families.contains(family));
+        let families = wanted.as_slice();
         let mut forwards = config.forwards.clone();
         forwards.sort_unstable();
         let sources = |family| {
@@ -271,3 +274,6 @@ fn postrouting(own: &[Match]) -> Chain {
         }],
     }
 }
+
+#[cfg(test)]
+mod tests;

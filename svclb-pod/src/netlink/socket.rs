@@ -86,7 +86,8 @@ impl Socket {
             setsockopt(&self.0, SndBufForce, &(2 * bytes.len())).map_err(Error::Send)?;
         }
         send(self.0.as_raw_fd(), bytes, MsgFlags::empty()).map_err(Error::Send)?;
-        let mut datagram = [0; DATAGRAM];
+        // Not on the stack, which would keep it for as long as the process sleeps.
+        let mut datagram = vec![0; DATAGRAM];
         let mut changed = false;
         loop {
             let length = match recv(self.0.as_raw_fd(), &mut datagram, MsgFlags::MSG_TRUNC) {

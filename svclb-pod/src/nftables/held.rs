@@ -106,7 +106,7 @@ pub(super) fn is_all_of(held: &Objects, transaction: &Requests) -> bool {
     same_sets && same_chains && same_rules
 }
 
-fn made_by(transaction: &Requests) -> Objects {
+pub(super) fn made_by(transaction: &Requests) -> Objects {
     let mut objects = Objects::default();
     for message in messages(transaction.bytes()) {
         let is = |kind| message.kind == nft_message(kind);

@@ -1,0 +1,77 @@
+use super::*;
+
+/// A link as the kernel tells of it, as far as it is read.
+fn link(index: i32, flags: i32, ipv4: Option<i32>, ipv6_disabled: Option<i32>) -> Requests {
+    let mut header = ifinfomsg(index);
+    header[IFI_FLAGS..IFI_FLAGS + 4].copy_from_slice(&flags.to_ne_bytes());
+    let settings = |length: usize, place: usize, value: i32| {
+        let mut settings = vec![0; 4 * length];
+        settings[4 * place..4 * place + 4].copy_from_slice(&value.to_ne_bytes());
+        settings
+    };
+    Requests::one(libc::RTM_NEWLINK, 0, &header, |a| {
+        a.text(libc::IFLA_IFNAME, "eth0").nest(IFLA_AF_SPEC, |a| {
+            if let Some(forwarding) = ipv4 {
+                a.nest(AF_INET, |a| {
+                    a.bytes(IFLA_INET_CONF, &settings(32, 0, forwarding));
+                });
+            }
+            if let Some(disabled) = ipv6_disabled {
+                a.nest(AF_INET6, |a| {
+                    a.be32(1, 0)
+                        .bytes(IFLA_INET6_CONF, &settings(50, 26, disabled));
+                });
+            }
+        });
+    })
+}
+
+fn parse(link: &Requests) -> Option<Interface> {
+    Interface::parse(&netlink::messages(link.bytes()).next().unwrap())
+}
+
+#[test]
+fn an_interface_has_what_the_kernel_says() {
+    let interface = |ipv4, ipv6| {
+        Some(Interface {
+            index: 3,
+            ipv4,
+            ipv6,
+        })
+    };
+    assert_eq!(
+        parse(&link(3, 1, Some(0), Some(0))),
+        interface(Some(false), true)
+    );
+    assert_eq!(
+        parse(&link(3, 1, Some(1), Some(1))),
+        interface(Some(true), false)
+    );
+    assert_eq!(parse(&link(3, 1, None, None)), interface(None, false));
+}
+
+#[test]
+fn the_loopback_does_not_count() {
+    assert_eq!(parse(&link(1, libc::IFF_LOOPBACK, Some(0), Some(0))), None);
+}
+
+#[test]
+fn a_family_is_forwarded_if_no_interface_is_left_out() {
+    let state = |ipv4: &[Option<bool>], ipv6| State {
+        interfaces: ipv4
+            .iter()
+            .map(|&ipv4| Interface {
+                index: 2,
+                ipv4,
+                ipv6: true,
+            })
+            .collect(),
+        ipv6,
+    };
+    assert!(state(&[Some(true), None, Some(true)], false).forwards(Family::V4));
+    assert!(!state(&[Some(true), Some(false)], true).forwards(Family::V4));
+    assert!(state(&[Some(false)], true).forwards(Family::V6));
+    assert!(!state(&[Some(true)], false).forwards(Family::V6));
+    assert!(!state(&[None], false).has(Family::V4));
+    assert!(!state(&[], false).has(Family::V6));
+}
