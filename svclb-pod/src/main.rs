@@ -84,6 +84,8 @@ fn start() -> ExitCode {
 }
 
 fn run(started: Instant) -> ExitCode {
+    // Its buffer stays, so it comes before all that is thrown away and can then be given back.
+    drop(std::io::stdout());
     // As PID 1 the process gets only the signals that it asks for, and blocked ones wait for it.
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
@@ -94,11 +96,7 @@ fn run(started: Instant) -> ExitCode {
     if let Err(error) = blocked.thread_block() {
         return fail("cannot block signals", &error);
     }
-    let config = match config() {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    match forward(&config, started) {
+    match config().and_then(|config| forward(&config, started)) {
         // What is installed lives on until the process ends, see `Installed`.
         Ok(_installed) => {
             // From here on memory is only slept on.
