@@ -353,3 +353,6 @@ fn digest(daemonset: &DaemonSet) -> String {
         .hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,8 +95,8 @@ fn release(
             .daemonset(own)
             .is_none_or(|own| own.deleting || !own.is_ours() || own.servicelb);
     if !service.finalizer {
-        memory.finalizer_asked = None;
-    } else if daemonset_gone && not_lately(&mut memory.finalizer_asked, now, decision) {
+        memory.removal_asked = None;
+    } else if daemonset_gone && not_lately(&mut memory.removal_asked, now, decision) {
         decision.finalizer = FinalizerStep::Remove {
             uid: service.uid.clone(),
         };
@@ -164,3 +164,6 @@ pub(crate) fn not_lately(
     *asked = Some(now);
     true
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,8 +30,10 @@ pub struct ServiceMemory {
     pub(crate) nodes: BTreeMap<String, NodeMemory>,
     /// Until then the addresses that were there when we came stay, though they would wait for a Ready pod.
     pub(crate) taken_over_until: Option<Timestamp>,
-    /// When we last asked for the finalizer to come or go.
+    /// When we last asked for the finalizer.
     pub(crate) finalizer_asked: Option<Timestamp>,
+    /// When we last asked to remove it.
+    pub(crate) removal_asked: Option<Timestamp>,
     /// When we last asked to clear the status.
     pub(crate) clearing_asked: Option<Timestamp>,
     /// The addresses that we wrote last.

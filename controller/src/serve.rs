@@ -53,6 +53,7 @@ pub(crate) fn serve(
     status::watch_for_others(service, &mut of_service, now);
     if service.finalizer {
         of_service.finalizer_asked = None;
+        of_service.removal_asked = None;
     } else if not_lately(&mut of_service.finalizer_asked, now, decision) {
         decision.finalizer = FinalizerStep::Add {
             uid: service.uid.clone(),

@@ -149,3 +149,78 @@ fn check(index: usize, mut toleration: Toleration) -> Result<Toleration, Tolerat
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(text: &str) -> serde_json::Value {
+        serde_json::to_value(parse(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn json_and_yaml_mean_the_same() {
+        let expected =
+            json!([{ "key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule" }]);
+        assert_eq!(
+            parsed(r#"[{"key": "a", "value": "b", "effect": "NoSchedule"}]"#),
+            expected
+        );
+        assert_eq!(
+            parsed("- key: a\n  operator: ''\n  value: b\n  effect: NoSchedule\n"),
+            expected
+        );
+        assert_eq!(parsed("[{key: a, value: b, effect: NoSchedule}]"), expected);
+    }
+
+    #[test]
+    fn nothing_is_an_empty_list() {
+        assert_eq!(parsed(""), json!([]));
+        assert_eq!(parsed("[]"), json!([]));
+    }
+
+    #[test]
+    fn an_empty_key_with_exists_tolerates_everything() {
+        assert_eq!(
+            parsed("[{operator: Exists}]"),
+            json!([{ "operator": "Exists" }])
+        );
+    }
+
+    #[test]
+    fn what_core_v1_refuses_is_refused() {
+        let error = |text: &str| parse(text).unwrap_err();
+        assert_eq!(
+            error("[{value: b}]"),
+            TolerationsError::KeyMissing { index: 0 }
+        );
+        assert_eq!(
+            error("[{key: a}, {key: a, operator: Exists, value: b}]"),
+            TolerationsError::ValueWithExists { index: 1 }
+        );
+        assert!(matches!(
+            error("[{key: a, operator: Lt}]"),
+            TolerationsError::Operator { .. }
+        ));
+        assert!(matches!(
+            error("[{key: a, effect: Never}]"),
+            TolerationsError::Effect { .. }
+        ));
+        assert!(matches!(
+            error("[{key: 'a b'}]"),
+            TolerationsError::Key { .. }
+        ));
+        assert!(matches!(
+            error("[{key: a, value: 'b c'}]"),
+            TolerationsError::Value { .. }
+        ));
+        assert_eq!(
+            error("[{key: a, effect: NoSchedule, tolerationSeconds: 5}]"),
+            TolerationsError::Seconds { index: 0 }
+        );
+        assert!(matches!(error("{"), TolerationsError::Syntax(_)));
+        assert!(matches!(error("key: a"), TolerationsError::Syntax(_)));
+    }
+}

@@ -255,3 +255,6 @@ fn tolerations(service: &ServiceFacts, settings: &Settings) -> Result<Vec<Tolera
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests;
