@@ -14,8 +14,6 @@ built=$PWD/target/$(rustc --print host-tuple)/release
 out=$PWD/target/images
 mkdir -p "$out"
 export CARGO_TARGET_DIR=$PWD/target
-exec 9>"$out/lock"
-flock 9
 
 reference() {
   case $1 in
@@ -25,11 +23,26 @@ reference() {
   esac
 }
 
-package() {
+# The folder of the package that has the program.
+folder() {
   case $1 in
-    pause | echo) echo svclb-e2e-containers ;;
+    pause | echo) echo e2e/containers ;;
+    svclb-controller) echo controller ;;
     *) echo "$1" ;;
   esac
+}
+
+# Of all that the image depends on. The built file is among it: it is to be the very file in the image.
+fingerprint() {
+  local name=$1 folder
+  folder=$(folder "$name")
+  {
+    reference "$name"
+    rustc --version
+    cat Cargo.toml Cargo.lock .cargo/config.toml "images/$name.Dockerfile" images/build.sh
+    find "$folder/src" "$folder/Cargo.toml" -type f -print0 | sort -z | xargs -0 cat
+    cat "$built/$name" 2>/dev/null || true
+  } | sha256sum
 }
 
 # buildah with its storage and its settings here. As root in a mount namespace of its own in which the
@@ -48,15 +61,18 @@ buildah_here() {
     --registries-conf /dev/null "$@" 9>&-
 }
 
+is_current() {
+  [ -e "$out/$1.tar" ] && [ "$(fingerprint "$1")" = "$(cat "$out/$1.built-from" 2>/dev/null)" ]
+}
+
 build() {
   local name=$1 reference
+  # One package at a time: built with others its dependencies would get their features too. Cargo says
+  # what it compiles, and nothing when there is nothing to compile.
+  cargo build --release --locked --manifest-path "$(folder "$name")/Cargo.toml" \
+    2> >(grep --line-buffered -v '^ *Finished' >&2)
+  command -v buildah >/dev/null || e2e/packages.sh
   reference=$(reference "$name")
-  local inputs=("images/$name.Dockerfile" "$built/$name" images/build.sh)
-  local wanted
-  wanted=$({ echo "$reference" && cat "${inputs[@]}"; } | sha256sum)
-  if [ -e "$out/$name.tar" ] && [ "$wanted" = "$(cat "$out/$name.built-from" 2>/dev/null)" ]; then
-    return
-  fi
   # The time of every file is fixed: the same inputs give the same image.
   buildah_here build --quiet --isolation chroot --timestamp 0 --signature-policy "$out/policy.json" \
     --file "images/$name.Dockerfile" --tag "$reference" "$built" >/dev/null
@@ -64,7 +80,7 @@ build() {
   buildah_here push --quiet --signature-policy "$out/policy.json" \
     "$reference" "docker-archive:$out/$name.new:$reference"
   mv "$out/$name.new" "$out/$name.tar"
-  echo "$wanted" >"$out/$name.built-from"
+  fingerprint "$name" >"$out/$name.built-from"
   echo "$reference: target/images/$name.tar, $(($(stat -c %s "$out/$name.tar") / 1024)) KiB"
 }
 
@@ -105,12 +121,11 @@ for name in "$@"; do
 done
 [ ${#names[@]} -gt 0 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
-# All in one call of cargo: the crates that they share are built once.
-packages=()
-for name in "${names[@]}"; do packages+=(--package "$(package "$name")"); done
-# It says what it compiles, and nothing when there is nothing to compile.
-cargo build --release --locked "${packages[@]}" 2> >(grep --line-buffered -v '^ *Finished' >&2)
-
-command -v buildah >/dev/null || e2e/packages.sh
-for name in "${names[@]}"; do build "$name"; done
+for name in "${names[@]}"; do
+  # Who finds everything done must not wait for others who build.
+  is_current "$name" || (
+    flock 9
+    is_current "$name" || build "$name"
+  ) 9>"$out/lock"
+done
 case " $* " in *" svclb-images "*) join "$out/svclb-images.tar" svclb-controller svclb-pod ;; esac
