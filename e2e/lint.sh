@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo fmt --all --check
+cargo fmt --manifest-path svclb-pod/fuzz/Cargo.toml --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 unformatted=$(gofmt -l e2e/kubernetes)
 if [ -n "$unformatted" ]; then

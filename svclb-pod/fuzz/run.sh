@@ -25,7 +25,7 @@ cargo build --quiet --locked --release --manifest-path "$here/Cargo.toml" \
 for name in "$@"; do
     corpus=$target/corpus/$name
     mkdir -p "$corpus" "$target/found"
-    set -- -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
+    set -- -max_total_time="$seconds" -timeout=60 -rss_limit_mb=1024 \
         -artifact_prefix="$target/found/$name-" -print_final_stats=1 -verbosity=0
     if [ -f "$here/$name.dict" ]; then
         set -- "$@" -dict="$here/$name.dict"

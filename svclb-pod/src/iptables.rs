@@ -37,7 +37,18 @@ pub enum Error {
     /// Another process keeps its hands on the tables.
     #[error("cannot lock the iptables tables")]
     Lock(#[source] io::Error),
-    /// The kernel refuses to show a table; see [`Error::is_missing`].
+    /// The kernel has no legacy xtables, or not for this family.
+    #[error("the node's kernel has no {family} iptables table {table} (module {module})", module = module(*family, table))]
+    Missing {
+        /// Whose table.
+        family: Family,
+        /// Its name.
+        table: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: Errno,
+    },
+    /// The kernel refuses to show a table.
     #[error("cannot read the {family} iptables table {table}")]
     Read {
         /// Whose table.
@@ -80,12 +91,11 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// Whether the kernel has no legacy xtables, or not for this family.
-    pub fn is_missing(&self) -> bool {
-        // No family, no ip_tables at all, no such table (or a module that could not be loaded).
-        let missing = [Errno::EAFNOSUPPORT, Errno::ENOPROTOOPT, Errno::ENOENT];
-        matches!(self, Self::Read { source, .. } if missing.contains(source))
+/// The module that has a table, and needs what else there is to be needed; it may be built in.
+fn module(family: Family, table: &str) -> String {
+    match family {
+        Family::V4 => format!("iptable_{table}"),
+        Family::V6 => format!("ip6table_{table}"),
     }
 }
 
@@ -118,7 +128,7 @@ pub fn install(rules: &Rules) -> Result<(), Error> {
             let ours = chains::ours(rules, kind, family);
             match KernelTable::new(kind, family).put(&ours) {
                 // Where nothing is forwarded anyway, there is nothing to keep out.
-                Err(error) if error.is_missing() && !chains::is_forwarded(rules, family) => {}
+                Err(Error::Missing { .. }) if !chains::is_forwarded(rules, family) => {}
                 result => result?,
             }
         }
@@ -132,7 +142,7 @@ pub fn in_place(rules: &Rules) -> Result<bool, Error> {
         for kind in [Kind::Filter, Kind::Nat] {
             let ours = chains::ours(rules, kind, family);
             match KernelTable::new(kind, family).has(&ours) {
-                Err(error) if error.is_missing() && !chains::is_forwarded(rules, family) => {}
+                Err(Error::Missing { .. }) if !chains::is_forwarded(rules, family) => {}
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
                 Err(error) => return Err(error),
@@ -155,7 +165,7 @@ pub fn remove(name: &str) -> Result<(), Error> {
     let _lock = Lock::take().map_err(Error::Lock)?;
     for table in tables {
         match table.put(&Ours::nothing(name)) {
-            Err(error) if error.is_missing() => {}
+            Err(Error::Missing { .. }) => {}
             result => result?,
         }
     }
@@ -249,10 +259,18 @@ impl KernelTable {
             family,
             name: table,
         } = self;
-        let refused = |source| Error::Read {
-            family,
-            table,
-            source,
+        let refused = |source| match source {
+            // No such family, no such option, no such table.
+            Errno::EAFNOSUPPORT | Errno::ENOPROTOOPT | Errno::ENOENT => Error::Missing {
+                family,
+                table,
+                source,
+            },
+            _ => Error::Read {
+                family,
+                table,
+                source,
+            },
         };
         let socket = TableSocket::open(family, table).map_err(refused)?;
         let entries = socket.read().map_err(refused)?;
