@@ -82,6 +82,19 @@ fn a_ratio_above_one_is_in_our_favour_whichever_way_is_better() {
     assert_eq!(nothing.against("them", &samples(&[6.0])).ratio, None);
 }
 
+#[test]
+fn a_figure_of_a_quantile_takes_it_of_both_sides() {
+    let (ours, theirs) = (samples(&[1.0, 2.0, 9.0]), samples(&[5.0, 18.0]));
+    let figure = Figure::new("control", "figure, max", "ms", Better::Lower, &ours)
+        .quantile(&ours, 1.0)
+        .against("them", &theirs);
+    assert_eq!(
+        (figure.ours, figure.theirs, figure.ratio),
+        (9.0, Some(18.0), Some(2.0))
+    );
+    assert_eq!((figure.ours_spread, figure.theirs_spread), (None, None));
+}
+
 /// Two figures, one of them alone, with equal notes.
 fn report() -> Report {
     let ours = samples(&[0.9, 1.0, 1.1]);
@@ -111,8 +124,8 @@ Measured 2026-11-25T04:00:00Z.
 | pod   | exec to rules in place [1] | ms   | 1.00 | 43,641 | 43,641 | ±10% / – | 3 / 1 | their way |
 | scale | writes [1]                 | 1    | 1.00 |      – |      – |     ±10% |     3 | –         |
 
-Ours and theirs are medians; a ratio above 1 is in our favour; the spread is half the distance \
-between the quartiles, of ours and of theirs.
+Ours and theirs are medians where the figure says nothing else; a ratio above 1 is in our favour; \
+the spread is half the distance between the quartiles, of ours and of theirs.
 
 [1] Once.
 ";

@@ -7,9 +7,10 @@ mod tools;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use svclb_e2e::Host;
 
+use crate::cluster::script;
 use crate::folders::Folders;
 use crate::klipper::Variant;
 use crate::load::{self, Connections};
@@ -98,11 +99,7 @@ const THEIRS: [(Way, &str, &str); 4] = [
 /// Measures all figures of the part.
 pub(crate) fn run(folders: &Folders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
     say("wrk and iperf3");
-    let packages = std::process::Command::new(folders.repository.join("e2e/packages.sh"))
-        .args(["wrk", "iperf3"])
-        .status()
-        .context("running e2e/packages.sh")?;
-    ensure!(packages.success(), "e2e/packages.sh failed");
+    script(folders, "e2e/packages.sh", &["wrk", "iperf3"])?;
     let bed = Bed::new(folders, say)?;
     let mut figures = cell(&bed, "1 Service", say)?;
     say("adding Services");

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// The folders of the repository that concern the bench.
 pub(crate) struct Folders {
@@ -41,5 +42,24 @@ impl Folders {
             results,
             work,
         })
+    }
+
+    /// Has cargo make the release build of a program.
+    pub(crate) fn build(&self, package: &str) -> Result<PathBuf> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let status = Command::new(cargo)
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--quiet",
+                "--package",
+                package,
+            ])
+            .current_dir(&self.repository)
+            .status()
+            .context("running cargo")?;
+        ensure!(status.success(), "cargo could not build {package}");
+        Ok(self.built.join(package))
     }
 }

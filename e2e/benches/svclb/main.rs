@@ -4,6 +4,9 @@
 //! `target/bench/`, one JSON and one Markdown file a part and `all.*` with everything that was run.
 //! Nothing is asserted: a figure that falls short is a figure.
 
+mod cluster;
+mod control;
+mod controller;
 mod datapath;
 mod folders;
 mod klipper;
@@ -30,7 +33,11 @@ type Part = (
     fn(&Folders, &dyn Fn(&str)) -> Result<Vec<Figure>>,
 );
 
-const PARTS: [Part; 2] = [("pod", pod::run), ("datapath", datapath::run)];
+const PARTS: [Part; 3] = [
+    ("pod", pod::run),
+    ("datapath", datapath::run),
+    ("control", control::run),
+];
 
 /// Tools whose version matters to the figures.
 const TOOLS: [(&str, &[&str]); 3] = [

@@ -22,9 +22,9 @@ pub(crate) struct Figure {
     pub(crate) name: String,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
-    /// The median.
+    /// The median, or the quantile that the name tells.
     pub(crate) ours: f64,
-    /// The median of what ours is compared with, where there is anything.
+    /// The same of what ours is compared with, where there is anything.
     pub(crate) theirs: Option<f64>,
     /// Above 1 in our favour.
     pub(crate) ratio: Option<f64>,
@@ -38,6 +38,9 @@ pub(crate) struct Figure {
     pub(crate) against: Option<&'static str>,
     /// What has to be known to read the line right.
     pub(crate) note: Option<String>,
+    /// Which quantile it is, if not the median.
+    #[serde(skip)]
+    quantile: Option<f64>,
 }
 
 impl Figure {
@@ -63,19 +66,35 @@ impl Figure {
             theirs_runs: 0,
             against: None,
             note: None,
+            quantile: None,
         }
+    }
+
+    /// Makes it a figure of the slowest or the largest instead: of the measurement that `fraction`
+    /// of all do not exceed. `ours` are the same measurements.
+    pub(crate) fn quantile(mut self, ours: &Samples, fraction: f64) -> Self {
+        self.quantile = Some(fraction);
+        self.ours = ours.quantile(fraction);
+        self.ours_spread = None;
+        self
     }
 
     /// Sets the figure against the same quantity of somebody else.
     pub(crate) fn against(mut self, who: &'static str, theirs: &Samples) -> Self {
-        let median = theirs.median();
-        self.theirs = Some(median);
-        self.theirs_spread = theirs.spread();
+        let value = self
+            .quantile
+            .map_or_else(|| theirs.median(), |fraction| theirs.quantile(fraction));
+        self.theirs = Some(value);
+        self.theirs_spread = if self.quantile.is_none() {
+            theirs.spread()
+        } else {
+            None
+        };
         self.theirs_runs = theirs.len();
         self.against = Some(who);
         let (numerator, denominator) = match self.better {
-            Better::Lower => (median, self.ours),
-            Better::Higher => (self.ours, median),
+            Better::Lower => (value, self.ours),
+            Better::Higher => (self.ours, value),
         };
         self.ratio = (denominator != 0.0).then(|| numerator / denominator);
         self
@@ -129,8 +148,9 @@ impl Report {
         rows.extend(self.figures.iter().map(|figure| row(figure, &mut notes)));
         let _ = write!(text, "\n{}", table(&rows));
         text.push_str(
-            "\nOurs and theirs are medians; a ratio above 1 is in our favour; the spread is half \
-             the distance between the quartiles, of ours and of theirs.\n",
+            "\nOurs and theirs are medians where the figure says nothing else; a ratio above 1 is in \
+             our favour; the spread is half the distance between the quartiles, of ours and of \
+             theirs.\n",
         );
         for (index, note) in notes.iter().enumerate() {
             let _ = writeln!(text, "\n[{}] {note}", index + 1);

@@ -4,16 +4,15 @@
 //! node-2. The ways through a pod arrive at a second address of node-1, which is in no status: with
 //! the first, kube-proxy would take the packets before any pod saw them.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use svclb_e2e::{Cluster, Host, Options, Progress, Temporary, wait};
 
+use crate::cluster::{Ended, apply, build_images, pod_namespace};
 use crate::folders::Folders;
 use crate::klipper::{Forward, Klipper, Variant};
 use crate::load::Server;
@@ -124,11 +123,7 @@ impl Bed {
     /// Brings it all up. `say` is told what goes on.
     pub(super) fn new(folders: &Folders, say: &dyn Fn(&str)) -> Result<Self> {
         say("building the image");
-        let built = Command::new(folders.repository.join("images/build.sh"))
-            .arg("svclb-pod")
-            .status()
-            .context("running images/build.sh")?;
-        ensure!(built.success(), "images/build.sh failed");
+        build_images(folders, &["svclb-pod"])?;
         say("bringing the cluster up");
         let options = Options {
             name: "bench-datapath".to_owned(),
@@ -139,7 +134,7 @@ impl Bed {
         cluster.load(&[&folders.repository.join("target/images/svclb-pod.tar")])?;
         cluster.add_address(&cluster.node(1), ARRIVING.into())?;
         say("bringing pods and rules up");
-        apply(&cluster, folders, &json!([service(), backend()]))?;
+        apply(&cluster, folders, &[service(), backend()])?;
         let cluster_ip = cluster.kubectl(&[
             "get",
             "service",
@@ -152,7 +147,7 @@ impl Bed {
             .zip(1..)
             .filter_map(|(way, n)| pod(*way, n, &cluster_ip))
             .collect();
-        apply(&cluster, folders, &Value::Array(pods))?;
+        apply(&cluster, folders, &pods)?;
         cluster.kubectl(&[
             "wait",
             "--for=condition=Ready",
@@ -183,7 +178,7 @@ impl Bed {
             let mut command = Command::new("iperf3");
             command
                 .args(["--server", "--port", &port])
-                .stdout(std::process::Stdio::null());
+                .stdout(Stdio::null());
             Ok(Ended(command.spawn().context("starting iperf3")?))
         })?;
         let klipper = Klipper::lay_out(&folders.work)?;
@@ -208,7 +203,7 @@ impl Bed {
     /// rules for each.
     pub(super) fn add_services(&self, folders: &Folders) -> Result<()> {
         let others: Vec<Value> = (1..=OTHERS).map(other).collect();
-        apply(&self.cluster, folders, &Value::Array(others))?;
+        apply(&self.cluster, folders, &others)?;
         for node in [self.cluster.node(1), self.cluster.node(2)] {
             wait::until("rules for all Services", PATIENCE, || {
                 let rules = node.command("iptables-save").args(["-t", "nat"]).text();
@@ -270,16 +265,6 @@ impl Bed {
             })?;
         }
         Ok(())
-    }
-}
-
-/// A process that is killed when this is dropped.
-struct Ended(std::process::Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -365,29 +350,6 @@ fn quicken(cluster: &Cluster, lanes: &[Lane]) -> Result<()> {
     cluster
         .client()
         .within(|| crate::namespaces::set(&[("net.ipv4.tcp_tw_reuse", "1")]))?
-}
-
-/// The network namespace of a pod, found by a process whose cgroup names the pod.
-fn pod_namespace(cluster: &Cluster, name: &str) -> Result<Namespace> {
-    let uid = cluster.kubectl(&["get", "pod", name, "-o", "jsonpath={.metadata.uid}"])?;
-    let mark = format!("pod{uid}");
-    for entry in fs::read_dir("/proc").context("listing processes")? {
-        let folder = entry.context("listing processes")?.path();
-        // One that has ended meanwhile is none of the pod's.
-        let cgroups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
-        if cgroups.contains(&mark) {
-            return Namespace::open(&folder.join("ns/net"));
-        }
-    }
-    bail!("no process of pod {name} was found")
-}
-
-fn apply(cluster: &Cluster, folders: &Folders, items: &Value) -> Result<()> {
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
-    let file: &Path = &folders.work.join("objects.json");
-    fs::write(file, list.to_string()).with_context(|| format!("writing {}", file.display()))?;
-    cluster.kubectl(&["apply", "--filename", &file.to_string_lossy()])?;
-    Ok(())
 }
 
 fn service() -> Value {

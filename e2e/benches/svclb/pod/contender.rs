@@ -63,14 +63,9 @@ pub(super) struct Contenders {
 impl Contenders {
     /// Takes svclb-pod's release build, and lays out the script.
     pub(super) fn find(folders: &Folders) -> Result<Self> {
-        let built = folders.built.join("svclb-pod");
+        let built = folders.build("svclb-pod")?;
         let svclb_pod = folders.work.join("svclb-pod");
-        fs::copy(&built, &svclb_pod).with_context(|| {
-            format!(
-                "copying {}, which `cargo build --release -p svclb-pod` makes",
-                built.display()
-            )
-        })?;
+        fs::copy(&built, &svclb_pod).with_context(|| format!("copying {}", built.display()))?;
         // Pages that are not on disk yet would count as the process's own.
         let copied = File::open(&svclb_pod).and_then(|file| file.sync_all());
         copied.context("writing the copy to disk")?;

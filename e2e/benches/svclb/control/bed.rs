@@ -1,0 +1,228 @@
+//! Three nodes with a backend pod on each, and the Services that are made, changed and deleted.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Client;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use svclb_e2e::{Host, Options, Progress, Temporary};
+use tokio::runtime::Runtime;
+
+use crate::cluster::{apply, build_images, pod_namespace};
+use crate::controller::Controller;
+use crate::folders::Folders;
+use crate::load::Server;
+
+/// The port of all Services here, and of the backends.
+const PORT: u16 = 8080;
+/// How long a client goes on trying until a node answers.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries, and what a try may take: the precision of "first byte".
+const PAUSE: Duration = Duration::from_millis(5);
+const TRY: Duration = Duration::from_millis(100);
+
+/// The cluster, with a client for the bench itself.
+pub(super) struct Bed<'a> {
+    pub(super) cluster: Temporary,
+    pub(super) folders: &'a Folders,
+    runtime: Runtime,
+    client: Client,
+    _servers: Vec<Server>,
+}
+
+impl<'a> Bed<'a> {
+    /// Brings the cluster up. kube-proxy's `minSyncPeriod` is what most of a first byte waits for.
+    pub(super) fn new(folders: &'a Folders, min_sync: Duration) -> Result<Self> {
+        folders.build("svclb-controller")?;
+        build_images(folders, &["svclb-pod"])?;
+        let options = Options {
+            name: "bench-control".to_owned(),
+            proxy_min_sync: min_sync,
+            // The wait for a node that is cut off is Kubernetes' own; the kubelets renew every second.
+            node_monitor_grace: Duration::from_secs(4),
+            ..Options::default()
+        };
+        let cluster =
+            Temporary::up(&options, &Progress::silent()).context("bringing the cluster up")?;
+        cluster.load(&[&folders.repository.join("target/images/svclb-pod.tar")])?;
+        Controller::install(&cluster, folders)?;
+        let numbers = 1..=cluster.options().nodes;
+        let backends: Vec<Value> = numbers.clone().map(backend).collect();
+        apply(&cluster, folders, &backends)?;
+        cluster.kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod",
+            "--all",
+            "--timeout=90s",
+        ])?;
+        let servers = numbers
+            .map(|number| {
+                pod_namespace(&cluster, &backend_name(number))?
+                    .within(|| Server::start([PORT].into_iter(), 4))
+            })
+            .collect::<Result<_>>()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("making a runtime")?;
+        let client = runtime.block_on(async { cluster.kube() })?;
+        Ok(Self {
+            cluster,
+            folders,
+            runtime,
+            client,
+            _servers: servers,
+        })
+    }
+
+    /// The nodes' addresses, in the order of the nodes.
+    pub(super) fn addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        let addresses = self
+            .cluster
+            .nodes()
+            .iter()
+            .map(Host::ipv4)
+            .collect::<Option<_>>();
+        addresses.context("a node has no IPv4 address")
+    }
+
+    /// Creates a Service of type LoadBalancer, with these fields besides the usual ones.
+    pub(super) fn create(&self, name: &str, more: &Value) -> Result<()> {
+        let mut service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {
+                "type": "LoadBalancer", "ipFamilies": ["IPv4"], "selector": {"app": "backend"},
+                "ports": [{"name": "tcp", "port": PORT}],
+            },
+        });
+        merge(&mut service["spec"], more);
+        let (services, service) = (self.services(), object(service)?);
+        let parameters = PostParams::default();
+        let created = services.create(&parameters, &service);
+        self.runtime
+            .block_on(created)
+            .with_context(|| format!("creating Service {name}"))?;
+        Ok(())
+    }
+
+    /// Changes a Service's type.
+    pub(super) fn set_type(&self, name: &str, kind: &str) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": {"type": kind}}));
+        let services = self.services();
+        let parameters = PatchParams::default();
+        let patched = services.patch(name, &parameters, &patch);
+        self.runtime
+            .block_on(patched)
+            .with_context(|| format!("patching Service {name}"))?;
+        Ok(())
+    }
+
+    /// Deletes a Service.
+    pub(super) fn delete(&self, name: &str) -> Result<()> {
+        let (services, parameters) = (self.services(), DeleteParams::default());
+        let deleted = services.delete(name, &parameters);
+        self.runtime
+            .block_on(deleted)
+            .with_context(|| format!("deleting Service {name}"))?;
+        Ok(())
+    }
+
+    /// Sets or removes the label `at` of a node's backend, which the Local Service selects by.
+    pub(super) fn place(&self, node: usize, here: bool) -> Result<()> {
+        let value = if here { json!("here") } else { Value::Null };
+        let patch = Patch::Merge(json!({"metadata": {"labels": {"at": value}}}));
+        let pods = Api::<Pod>::namespaced(self.client.clone(), "default");
+        let name = backend_name(node);
+        let parameters = PatchParams::default();
+        let patched = pods.patch(&name, &parameters, &patch);
+        self.runtime
+            .block_on(patched)
+            .with_context(|| format!("labelling pod {name}"))?;
+        Ok(())
+    }
+
+    fn services(&self) -> Api<Service> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    /// When each node first answered a client outside, while `work` is done here.
+    pub(super) fn first_bytes<T>(
+        &self,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(Vec<Instant>, T)> {
+        let (client, addresses) = (self.cluster.client(), self.addresses()?);
+        thread::scope(|scope| {
+            let tries: Vec<_> = addresses
+                .iter()
+                .map(|address| {
+                    let target = SocketAddr::from((*address, PORT));
+                    let client = &client;
+                    scope.spawn(move || client.within(|| first_byte(target)))
+                })
+                .collect();
+            let done = work()?;
+            let answered = tries.into_iter().map(|tried| match tried.join() {
+                Ok(answered) => answered?,
+                Err(_) => Err(anyhow::anyhow!("a client panicked")),
+            });
+            Ok((answered.collect::<Result<_>>()?, done))
+        })
+    }
+}
+
+/// Tries from the current namespace until the target answers.
+fn first_byte(target: SocketAddr) -> Result<Instant> {
+    use std::io::{Read, Write};
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = TcpStream::connect_timeout(&target, TRY).and_then(|mut stream| {
+            stream.set_read_timeout(Some(TRY))?;
+            stream.write_all(b"?")?;
+            stream.read_exact(&mut [0])
+        });
+        if answer.is_ok() {
+            return Ok(Instant::now());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{target} does not answer within {} s",
+            PATIENCE.as_secs()
+        );
+        thread::sleep(PAUSE);
+    }
+}
+
+fn backend_name(node: usize) -> String {
+    format!("backend-{node}")
+}
+
+/// A pod that only holds a network namespace, in which the bench itself answers.
+fn backend(node: usize) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": backend_name(node), "labels": {"app": "backend"}},
+        "spec": {
+            "nodeName": format!("node-{node}"),
+            // A node that is cut off keeps its backend.
+            "tolerations": [{"operator": "Exists"}],
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "pause", "image": "registry.k8s.io/pause:3.10.1", "imagePullPolicy": "Never"}],
+        },
+    })
+}
+
+fn object<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).context("making an object")
+}
+
+fn merge(into: &mut Value, more: &Value) {
+    if let (Some(into), Some(more)) = (into.as_object_mut(), more.as_object()) {
+        into.extend(more.clone());
+    }
+}
