@@ -312,11 +312,12 @@ fn search_holders(
         .holders
         .retain(|node, _| refused.contains_key(node.as_str()));
     for (node, pod) in refused {
-        let found = memory
-            .holders
-            .get(node)
-            .filter(|found| found.pod == pod && now < found.asked + SEARCH_AGAIN);
-        if found.is_none() {
+        let found = memory.holders.get(node).filter(|found| found.pod == pod);
+        let search_again = found
+            .map(|found| found.asked + SEARCH_AGAIN)
+            .filter(|at| now < *at);
+        decision.recheck_at = earliest(decision.recheck_at, search_again);
+        if search_again.is_none() {
             let before = memory.holders.remove(node).and_then(|found| found.holders);
             let asked = FoundHolders {
                 pod: pod.to_owned(),

@@ -126,3 +126,6 @@ pub(crate) fn updated(old: &[Ingress], new: &[Ingress]) -> Option<Event> {
         Event::normal(reason::UPDATED_LOAD_BALANCER, note)
     })
 }
+
+#[cfg(test)]
+mod tests;
