@@ -408,6 +408,7 @@ impl Controller {
             self.failures.remove(&service);
             return;
         };
+        self.memory.write_failed(&service);
         let failures = self.failures.entry(service.clone()).or_default();
         let pause = pause_after(*failures);
         *failures = failures.saturating_add(1);

@@ -338,14 +338,21 @@ impl World {
         }
     }
 
-    /// The Service that a DaemonSet is for, and those that want one of its ports.
+    /// The Service that a DaemonSet is for, the one whose DaemonSet would have its name, and those that want one of its ports.
     fn touched_by(&self, facts: &DaemonSetFacts) -> Touched {
+        let displaced = (facts.service.is_none() && facts.name.starts_with("svclb-"))
+            .then(|| {
+                let own = |service: &&ServiceFacts| names::daemonset(&service.key.name, &service.uid) == facts.name;
+                self.services.values().find(own)
+            })
+            .flatten()
+            .map(|service| &service.key);
         let others = facts
             .ports
             .iter()
             .filter_map(|port| self.wanting.get(port))
             .flatten();
-        Touched::these(others.chain(&facts.service).cloned())
+        Touched::these(others.chain(&facts.service).chain(displaced).cloned())
     }
 
     /// A pod appeared or changed. Pods without ServiceLB's labels are ignored.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -153,46 +153,42 @@ impl Bed {
 
     /// Takes away what an earlier test has left, whether it succeeded or not.
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
-        self.run(async {
-            let client = || self.client.clone();
-            for service in Api::<Service>::all(client())
-                .list(&ListParams::default())
-                .await?
-            {
-                if service.name_any() == "kubernetes" {
-                    continue;
-                }
-                let namespace = service.namespace().unwrap_or_default();
-                let services = Api::<Service>::namespaced(client(), &namespace);
-                let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        let client = || self.client.clone();
+        let cleared = self.run(async {
+            let services = Api::<Service>::namespaced(client(), "default");
+            for service in services.list(&ListParams::default()).await? {
+                let finalizers = Patch::Merge(json!({"metadata": {"finalizers": null}}));
                 let name = service.name_any();
-                services
-                    .patch(&name, &PatchParams::default(), &patch)
-                    .await?;
-                services.delete(&name, &DeleteParams::background()).await?;
+                if name != "kubernetes" {
+                    gone(services.patch(&name, &PatchParams::default(), &finalizers).await)?;
+                    gone(services.delete(&name, &DeleteParams::default()).await)?;
+                }
             }
             remove_all(&Api::<DaemonSet>::namespaced(client(), NAMESPACE)).await?;
-            for namespace in ["default", NAMESPACE] {
-                remove_all(&Api::<Pod>::namespaced(client(), namespace)).await?;
-            }
+            remove_all(&Api::<Pod>::namespaced(client(), NAMESPACE)).await?;
+            remove_all(&Api::<Pod>::namespaced(client(), "default")).await?;
+            remove_all(&Api::<Node>::all(client())).await?;
             let slices = Api::<EndpointSlice>::namespaced(client(), "default");
             for slice in slices.list(&ListParams::default()).await? {
-                if slice.name_any() != "kubernetes" {
-                    slices
-                        .delete(&slice.name_any(), &DeleteParams::default())
-                        .await?;
+                let name = slice.name_any();
+                if name != "kubernetes" {
+                    gone(slices.delete(&name, &DeleteParams::default()).await)?;
                 }
             }
-            let configs = Api::<ConfigMap>::namespaced(client(), NAMESPACE);
-            if configs.get_opt("kube-proxy").await?.is_some() {
-                configs
-                    .delete("kube-proxy", &DeleteParams::default())
-                    .await?;
-            }
-            remove_all(&Api::<Node>::all(client())).await?;
-            anyhow::Ok(())
-        })
-        .context("clear what an earlier test left")
+            Ok(())
+        });
+        cleared.context("clear what an earlier test left")
+    }
+}
+
+/// What is gone already need not be removed.
+pub(crate) fn gone<T>(result: kube::Result<T>) -> anyhow::Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => {
+            other?;
+            Ok(())
+        }
     }
 }
 
@@ -202,10 +198,7 @@ where
 {
     for object in api.list(&ListParams::default()).await? {
         let now = DeleteParams::default().grace_period(0);
-        match api.delete(&object.name_any(), &now).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            other => drop(other?),
-        }
+        gone(api.delete(&object.name_any(), &now).await)?;
     }
     Ok(())
 }

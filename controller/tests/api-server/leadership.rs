@@ -48,6 +48,7 @@ fn hand_over(bed: &Bed) -> anyhow::Result<()> {
         bed.until_addresses("after-death", &["192.0.2.1"])
             .await
             .with_context(|| third.said())?;
+        ensure!(third.stop()?.success());
         Ok(())
     })
 }

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         let bed = Arc::clone(&bed);
         Trial::test(name, move || {
             let mut bed = bed.lock().unwrap_or_else(PoisonError::into_inner);
-            run(&mut bed, test).map_err(|error| Failed::from(format!("{error:?}")))
+            run(&mut bed, test).map_err(|error| Failed::from(format!("{error:#}")))
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());

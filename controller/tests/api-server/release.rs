@@ -95,5 +95,7 @@ fn still_held(bed: &Bed) -> anyhow::Result<()> {
         "{said}"
     );
     ensure!(said.contains("--replicas=0"), "{said}");
+    // Else the next test's controller would wait for the Lease's end.
+    ensure!(controller.stop()?.success());
     Ok(())
 }
