@@ -339,3 +339,6 @@ fn list<'a>(nodes: impl ExactSizeIterator<Item = &'a str>) -> String {
         format!("{named} and {more} more nodes")
     }
 }
+
+#[cfg(test)]
+mod tests;

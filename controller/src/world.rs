@@ -342,7 +342,9 @@ impl World {
     fn touched_by(&self, facts: &DaemonSetFacts) -> Touched {
         let displaced = (facts.service.is_none() && facts.name.starts_with("svclb-"))
             .then(|| {
-                let own = |service: &&ServiceFacts| names::daemonset(&service.key.name, &service.uid) == facts.name;
+                let own = |service: &&ServiceFacts| {
+                    names::daemonset(&service.key.name, &service.uid) == facts.name
+                };
                 self.services.values().find(own)
             })
             .flatten()
@@ -581,3 +583,6 @@ impl World {
 fn allow_lists(node: &NodeFacts) -> bool {
     !node.leaving && node.labels.contains_key(names::ENABLE_LB)
 }
+
+#[cfg(test)]
+mod tests;
