@@ -1,6 +1,7 @@
 //! The programs that a cluster consists of, and the hosts that they run on.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// A program of the cluster that runs as a process of its own on a host.
@@ -72,6 +73,25 @@ impl FromStr for Component {
      on control-plane, containerd, kubelet and kube-proxy on a node"
 )]
 pub struct UnknownComponent(String);
+
+/// What to start: a program and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CommandLine {
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+}
+
+impl CommandLine {
+    pub(crate) fn new(
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = String>,
+    ) -> Self {
+        Self {
+            program: program.into(),
+            arguments: arguments.into_iter().collect(),
+        }
+    }
+}
 
 /// What a host is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -43,7 +43,7 @@ fn import(node: &Host, archive: &Path) -> Result<(), Error> {
     import.arg(archive).text().map_err(|source| Error::Import {
         archive: archive.to_owned(),
         node: node.name(),
-        source,
+        source: Box::new(source),
     })?;
     Ok(())
 }
@@ -66,7 +66,7 @@ pub enum Error {
         node: String,
         /// The cause.
         #[source]
-        source: host::Error,
+        source: Box<host::Error>,
     },
     /// A bug of ours.
     #[error("loading an image panicked")]

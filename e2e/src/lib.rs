@@ -51,6 +51,7 @@ mod pods;
 mod prepare;
 mod process;
 mod progress;
+mod readiness;
 mod requirements;
 mod state;
 mod up;

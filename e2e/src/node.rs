@@ -14,8 +14,7 @@ use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeSpec, NodeStatus, Taint}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::addresses;
-use crate::component::{Component, Role};
-use crate::control_plane::CommandLine;
+use crate::component::{CommandLine, Component, Role};
 use crate::files;
 use crate::options::{NodeSettings, Options, ProxyMode};
 use crate::paths::{Paths, kubernetes};

@@ -17,9 +17,8 @@ use crate::paths::{images, repository};
 use crate::progress::{Interrupted, Progress};
 
 /// What the images of the test bed are made from.
-const IMAGE_SOURCES: [&str; 4] = [
+const IMAGE_SOURCES: [&str; 3] = [
     "e2e/containers",
-    "images/build.sh",
     "images/echo.Dockerfile",
     "images/pause.Dockerfile",
 ];

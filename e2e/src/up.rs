@@ -5,10 +5,7 @@
 //!        └─ containerd, images (each node) ─────────┴─ kubelet, kube-proxy (each node) ─────────┘
 //! ```
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -21,7 +18,7 @@ use crate::certificates;
 use crate::cgroups::Hierarchies;
 use crate::cluster::Cluster;
 use crate::component::{Component, Role};
-use crate::error::{Error, LogTail};
+use crate::error::Error;
 use crate::files;
 use crate::host::Host;
 use crate::kubeconfig;
@@ -29,13 +26,9 @@ use crate::options::Options;
 use crate::paths::{self, Paths};
 use crate::process::ProcessId;
 use crate::progress::Progress;
+use crate::readiness::{has_made_rules, takes_pods, wait_for, wait_for_async};
 use crate::state::{self, Claim, State};
 use crate::{down, images, machine, namespaces, network, node, prepare, requirements};
-
-/// How long a component may take. A machine that is busy otherwise needs many times the usual.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// Between two looks whether a component is ready.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Brings a cluster up, or leaves nothing.
 pub(crate) fn bring_up(
@@ -295,9 +288,10 @@ async fn wait_until_usable(
         })
         .await?;
     }
+    let family = cluster.options().ip_family;
     for host in cluster.nodes() {
         wait_for(&host, Component::KubeProxy, progress, || {
-            host.within(kube_proxy_health)
+            host.within(|| has_made_rules(family))
                 .map_err(|error| error.to_string())?
         })?;
     }
@@ -305,117 +299,6 @@ async fn wait_until_usable(
         progress.step("all nodes are Ready");
     }
     Ok(())
-}
-
-/// Ready, and without the taints that tell otherwise, which are taken away a moment later.
-fn takes_pods(node: &Node) -> Result<(), String> {
-    let conditions = node
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions
-        .filter(|condition| condition.type_ == "Ready")
-        .last();
-    match ready {
-        Some(ready) if ready.status == "True" => {}
-        Some(ready) => return Err(ready.message.clone().unwrap_or_default()),
-        None => return Err("the kubelet has not said anything yet".to_owned()),
-    }
-    let mut taints = node
-        .spec
-        .iter()
-        .flat_map(|spec| spec.taints.iter().flatten());
-    match taints.find(|taint| taint.key.starts_with("node.kubernetes.io/")) {
-        Some(taint) => Err(format!("Ready, but tainted with {}", taint.key)),
-        None => Ok(()),
-    }
-}
-
-/// Whether the kube-proxy of the host that this thread is in has made its rules for the first time.
-fn kube_proxy_health() -> Result<(), String> {
-    let ask = || -> std::io::Result<String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10256));
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = ask().map_err(|error| error.to_string())?;
-    if answer.starts_with("HTTP/1.0 200") {
-        Ok(())
-    } else {
-        Err(answer)
-    }
-}
-
-/// Waits until `probe` succeeds; its error says what it saw. Ends early with the component.
-fn wait_for(
-    host: &Host,
-    component: Component,
-    progress: &Progress,
-    mut probe: impl FnMut() -> Result<(), String>,
-) -> Result<(), Error> {
-    let start = Instant::now();
-    while let Err(seen) = probe() {
-        check_on(host, component, progress, start, seen)?;
-        thread::sleep(PAUSE);
-    }
-    Ok(())
-}
-
-async fn wait_for_async(
-    host: &Host,
-    component: Component,
-    progress: &Progress,
-    mut probe: impl AsyncFnMut() -> Result<(), String>,
-) -> Result<(), Error> {
-    let start = Instant::now();
-    while let Err(seen) = probe().await {
-        check_on(host, component, progress, start, seen)?;
-        tokio::time::sleep(PAUSE).await;
-    }
-    Ok(())
-}
-
-/// Whether it is worth waiting on.
-fn check_on(
-    host: &Host,
-    component: Component,
-    progress: &Progress,
-    start: Instant,
-    seen: String,
-) -> Result<(), Error> {
-    progress.check()?;
-    for running in host.role().components() {
-        // Those that come later in the order of starts may not have been started yet.
-        if *running <= component && host.process(*running).is_none() && host.was_started(*running) {
-            return Err(Error::Ended {
-                component: *running,
-                host: host.name(),
-                tail: tail(host, *running),
-            });
-        }
-    }
-    if start.elapsed() > PATIENCE {
-        return Err(Error::NotReady {
-            component,
-            host: host.name(),
-            seconds: PATIENCE.as_secs(),
-            seen,
-            tail: tail(host, component),
-        });
-    }
-    Ok(())
-}
-
-fn tail(host: &Host, component: Component) -> LogTail {
-    let path = host.log(component);
-    let log = files::read(&path).unwrap_or_default();
-    let lines: Vec<_> = log.lines().collect();
-    let last = lines[lines.len().saturating_sub(15)..].join("\n");
-    LogTail { path, lines: last }
 }
 
 /// For requests to the API server from blocking code.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use svclb_e2e::{Cluster, repository, wait};
@@ -47,20 +47,21 @@ fn up_until(nodes: &str, milestone: &str) -> Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
-    wait::until(
+    let ended = wait::until(
         &format!("up makes {milestone}"),
         Duration::from_secs(120),
         || {
-            if let Ok(Some(status)) = child.try_wait() {
-                return Err(format!("up has ended: {status}"));
-            }
-            if file(milestone).exists() {
-                Ok(())
+            let ended = child.try_wait().map_err(|error| error.to_string())?;
+            if ended.is_some() || file(milestone).exists() {
+                Ok(ended)
             } else {
                 Err("not yet".to_owned())
             }
         },
     )?;
+    if ended.is_some() {
+        bail!("up has ended: {}", shared::said(&child.wait_with_output()?));
+    }
     Ok(child)
 }
 
