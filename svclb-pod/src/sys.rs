@@ -1,9 +1,6 @@
-//! The system calls that nix has no safe form of: the socket options of legacy xtables, one of which
-//! holds a pointer. The only place with `unsafe` in this crate.
-#![expect(
-    unsafe_code,
-    reason = "raw system calls; each has its reason beside it"
-)]
+//! The calls that nix has no safe form of: the socket options of legacy xtables, one of which holds a
+//! pointer, and glibc's way to give memory back. The only `unsafe` in the library.
+#![expect(unsafe_code, reason = "raw calls; each has its reason beside it")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
