@@ -84,8 +84,6 @@ fn start() -> ExitCode {
 }
 
 fn run(started: Instant) -> ExitCode {
-    // Its buffer stays, so it comes before all that is thrown away and can then be given back.
-    drop(std::io::stdout());
     // As PID 1 the process gets only the signals that it asks for, and blocked ones wait for it.
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);

@@ -3,7 +3,6 @@
 //! Two forms are understood: klipper-lb's (`SRC_PORT`, `DEST_PROTO`, `DEST_PORT`: one forward) and our
 //! own (`SVCLB_FORWARDS`: all ports of a Service). Both take `DEST_IPS` and `SRC_RANGES`.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::IpAddr;
 
@@ -32,12 +31,8 @@ pub enum Error {
         allowed: &'static str,
     },
     /// `SVCLB_FORWARDS` names a protocol and port more than once.
-    #[error(
-        "{FORWARDS}: {value:?} comes after another entry for {protocol}/{port}; each protocol and port is allowed once"
-    )]
+    #[error("{FORWARDS}: {protocol}/{port} is there twice; each protocol and port is allowed once")]
     Twice {
-        /// The second entry.
-        value: String,
         /// The protocol of both.
         protocol: Protocol,
         /// The port of both.
@@ -132,21 +127,13 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<'_, F> {
                 return Err(Error::BothForms { variable, value });
             }
         }
-        let mut forwards = Vec::new();
-        let mut seen = BTreeSet::new();
-        for item in items(FORWARDS, &list, SOME_FORWARDS)? {
-            let forward = forward(item).ok_or_else(|| invalid(FORWARDS, item, A_FORWARD))?;
-            let Forward { protocol, port, .. } = forward;
-            if !seen.insert((protocol, port)) {
-                return Err(Error::Twice {
-                    value: item.into(),
-                    protocol,
-                    port,
-                });
-            }
-            forwards.push(forward);
+        let forwards: Vec<_> = items(FORWARDS, &list, SOME_FORWARDS)?
+            .map(|item| forward(item).ok_or_else(|| invalid(FORWARDS, item, A_FORWARD)))
+            .collect::<Result<_, _>>()?;
+        match repeated(&forwards) {
+            Some((protocol, port)) => Err(Error::Twice { protocol, port }),
+            None => Ok(forwards),
         }
-        Ok(forwards)
     }
 
     fn klipper_forward(&self) -> Result<Forward, Error> {
@@ -175,18 +162,14 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<'_, F> {
 
     fn destinations(&self) -> Result<Vec<IpAddr>, Error> {
         let list = self.required(DEST_IPS, SOME_ADDRESSES)?;
-        let addresses = items(DEST_IPS, &list, SOME_ADDRESSES)?
-            .into_iter()
-            .map(|item| {
-                item.parse()
-                    .ok()
-                    .filter(|address: &IpAddr| {
-                        !address.is_unspecified()
-                            && !address.is_loopback()
-                            && !address.is_multicast()
-                    })
-                    .ok_or_else(|| invalid(DEST_IPS, item, AN_ADDRESS))
-            });
+        let addresses = items(DEST_IPS, &list, SOME_ADDRESSES)?.map(|item| {
+            item.parse()
+                .ok()
+                .filter(|address: &IpAddr| {
+                    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
+                })
+                .ok_or_else(|| invalid(DEST_IPS, item, AN_ADDRESS))
+        });
         without_doubles(addresses)
     }
 
@@ -195,7 +178,6 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<'_, F> {
             return Ok(None);
         };
         let ranges = items(SRC_RANGES, &list, SOME_RANGES)?
-            .into_iter()
             .map(|item| Cidr::parse(item).ok_or_else(|| invalid(SRC_RANGES, item, A_RANGE)));
         without_doubles(ranges).map(Some)
     }
@@ -212,21 +194,33 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<'_, F> {
     }
 }
 
-/// Splits a list at commas and white space, as klipper-lb does.
+/// Splits a list at commas and white space, as klipper-lb does; an empty one is an error.
 fn items<'a>(
     variable: &'static str,
     list: &'a str,
     allowed: &'static str,
-) -> Result<Vec<&'a str>, Error> {
-    let items: Vec<_> = list
+) -> Result<impl Iterator<Item = &'a str>, Error> {
+    let mut items = list
         .split(|c: char| c == ',' || c.is_ascii_whitespace())
         .filter(|item| !item.is_empty())
-        .collect();
-    if items.is_empty() {
-        Err(invalid(variable, list, allowed))
-    } else {
-        Ok(items)
+        .peekable();
+    match items.peek() {
+        Some(_) => Ok(items),
+        None => Err(invalid(variable, list, allowed)),
     }
+}
+
+/// A protocol and port of more than one forward.
+fn repeated(forwards: &[Forward]) -> Option<(Protocol, u16)> {
+    let mut arrivals: Vec<_> = forwards
+        .iter()
+        .map(|forward| (forward.protocol, forward.port))
+        .collect();
+    arrivals.sort_unstable();
+    arrivals
+        .array_windows()
+        .find(|[one, next]| one == next)
+        .map(|[arrival, _]| *arrival)
 }
 
 fn forward(item: &str) -> Option<Forward> {

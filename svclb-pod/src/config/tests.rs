@@ -219,7 +219,6 @@ fn a_protocol_and_port_is_allowed_once() {
     assert_eq!(
         service("tcp/80=1,udp/80=1,TCP/80=2", &[]),
         Err(Error::Twice {
-            value: "TCP/80=2".into(),
             protocol: Protocol::Tcp,
             port: 80
         })
