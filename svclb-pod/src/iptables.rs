@@ -28,6 +28,8 @@ use table::Table;
 
 pub use table::Entries;
 
+/// The tables that hold our rules, in the order in which they are written.
+const TABLES: [Kind; 2] = [Kind::Filter, Kind::Nat];
 /// How often a table is read anew because somebody else wrote it in between.
 const ATTEMPTS: usize = 100;
 
@@ -124,7 +126,7 @@ pub enum DecodeError {
 pub fn install(rules: &Rules) -> Result<(), Error> {
     let _lock = Lock::take().map_err(Error::Lock)?;
     for family in Family::ALL {
-        for kind in [Kind::Filter, Kind::Nat] {
+        for kind in TABLES {
             let ours = chains::ours(rules, kind, family);
             match KernelTable::new(kind, family).put(&ours) {
                 // Where nothing is forwarded anyway, there is nothing to keep out.
@@ -138,8 +140,20 @@ pub fn install(rules: &Rules) -> Result<(), Error> {
 
 /// Whether [`install`] would change nothing.
 pub fn in_place(rules: &Rules) -> Result<bool, Error> {
+    // To ask the kernel for a table is to set it up, so the tables that have to be there come first.
+    let mut forwarded = Family::ALL
+        .into_iter()
+        .filter(|&family| chains::is_forwarded(rules, family));
+    let is_set_up = |family| {
+        TABLES
+            .iter()
+            .all(|&kind| KernelTable::new(kind, family).is_set_up())
+    };
+    if !forwarded.all(is_set_up) {
+        return Ok(false);
+    }
     for family in Family::ALL {
-        for kind in [Kind::Filter, Kind::Nat] {
+        for kind in TABLES {
             let ours = chains::ours(rules, kind, family);
             match KernelTable::new(kind, family).has(&ours) {
                 Err(Error::Missing { .. }) if !chains::is_forwarded(rules, family) => {}
@@ -213,8 +227,8 @@ impl KernelTable {
     }
 
     fn has(self, ours: &Ours) -> Result<bool, Error> {
-        if !self.is_set_up() {
-            return Ok(ours.chains.is_empty());
+        if ours.chains.is_empty() && !self.is_set_up() {
+            return Ok(true);
         }
         let (_, _, table) = self.read()?;
         Ok(table.clone().with(ours) == table)

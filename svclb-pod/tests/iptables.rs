@@ -278,6 +278,17 @@ fn a_family_that_is_no_longer_forwarded_is_closed() {
 }
 
 #[test]
+fn looking_for_what_was_never_there_sets_up_no_table() {
+    in_network_namespace(|| {
+        assert!(!iptables::in_place(&rules(&SERVICE)).unwrap());
+        assert_eq!(
+            listing(""),
+            "# iptables-legacy-save\n# ip6tables-legacy-save\n"
+        );
+    });
+}
+
+#[test]
 fn removing_what_was_never_there_sets_up_no_table() {
     in_network_namespace(|| {
         iptables::remove("svclb").unwrap();
