@@ -193,7 +193,11 @@ fn hold(
     let present = live().any(|pod| has_all_ports(pod));
     let ready = live().any(|pod| has_all_ports(pod) && pod.ready);
 
-    if here.iter().any(|pod| pod.phase == PodPhase::Ended) {
+    // A pod that is deleted ends too, in phase Succeeded or Failed: that is no failure.
+    if here
+        .iter()
+        .any(|pod| pod.phase == PodPhase::Ended && !pod.deleting)
+    {
         memory.failed = true;
     }
     if ready {

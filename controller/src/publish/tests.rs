@@ -248,6 +248,27 @@ fn between_two_pods_it_stays_until_the_next_is_bound() {
 }
 
 #[test]
+fn a_deleted_pod_that_ends_has_not_failed() {
+    // Seen: the kubelet sets the phase once the containers have ended, before the pod is gone.
+    for phase in ["Succeeded", "Failed"] {
+        let mut cluster = cluster();
+        cluster.pod("web", "a", json!({})).act("web");
+        let ended = json!({
+            "metadata": { "deletionTimestamp": "2026-11-25T00:00:00Z" },
+            "status": { "phase": phase },
+        });
+        cluster.pod("web", "a", ended).act("web");
+        assert_eq!(cluster.addresses("web"), ["10.0.0.1"], "{phase}");
+        cluster
+            .remove_pod_of("web", "a")
+            .act("web")
+            .pod("web", "a", not_ready())
+            .act("web");
+        assert_eq!(cluster.addresses("web"), ["10.0.0.1"], "{phase}");
+    }
+}
+
+#[test]
 fn between_two_pods_it_leaves_when_the_scheduler_refuses_the_next_one_its_ports() {
     let mut cluster = cluster();
     cluster
