@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{panic, thread};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -15,6 +14,7 @@ use kube::api::PostParams;
 use crate::component::Role;
 use crate::error::Error;
 use crate::host::{Host, HostCommand, Plan};
+use crate::namespaces::on_a_thread;
 use crate::options::{self, Options};
 use crate::paths::{self, Paths};
 use crate::process::ProcessId;
@@ -33,6 +33,7 @@ impl Cluster {
     /// Brings a cluster up, with all that is missing for it, and returns when all nodes are Ready.
     /// On an error nothing is left behind.
     pub fn up(options: &Options, progress: &Progress) -> Result<Self, Error> {
+        // The caller may be in a tokio runtime, within which none can be started.
         on_a_thread(|| up::bring_up(options, None, progress))
     }
 
@@ -277,12 +278,4 @@ impl Drop for Temporary {
             );
         }
     }
-}
-
-/// Blocking calls may come from within a tokio runtime, where no second one can be started.
-fn on_a_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| match scope.spawn(f).join() {
-        Ok(value) => value,
-        Err(cause) => panic::resume_unwind(cause),
-    })
 }

@@ -21,11 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// there is no error: the answer says whether there was one.
 pub(crate) fn take_down(paths: &Paths, name: &str) -> Result<bool, Error> {
     let there = paths.folder().exists() || !process::marked(paths.folder()).is_empty();
-    // Held until the folder is gone.
-    let _claim = Claim::take(paths, name)?;
-    clear(paths)?;
-    files::remove_folder(paths.folder())?;
+    remove(paths, &Claim::take(paths, name)?)?;
     Ok(there)
+}
+
+/// Removes all that there is of a cluster. The claim is the right to do so.
+pub(crate) fn remove(paths: &Paths, _claim: &Claim) -> Result<(), Error> {
+    clear(paths)?;
+    Ok(files::remove_folder(paths.folder())?)
 }
 
 /// Removes all that there is of a cluster but its folder, on which the caller has a claim.

@@ -134,7 +134,7 @@ struct Up {
     /// Which controllers kube-controller-manager runs, such as '*,-daemonset-controller'
     #[arg(long, default_value = "*", allow_hyphen_values = true)]
     controllers: String,
-    /// In nftables mode, let hostPorts be looked at after kube-proxy's rules were registered first
+    /// In nftables mode, have hostPorts looked at before kube-proxy's rules
     #[arg(long)]
     portmap_last: bool,
     /// Let pods set the IP forwarding sysctls, which kubelets call unsafe
@@ -189,7 +189,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("svclb-e2e: {}", chain(&error));
+            eprintln!("svclb-e2e: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -359,15 +359,4 @@ fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt;
     let signal = || status.signal().map_or(1, |signal| 128 + signal);
     ExitCode::from(u8::try_from(status.code().unwrap_or_else(signal)).unwrap_or(1))
-}
-
-/// The error and its causes in one line. A wrapper that shows its cause as itself is not repeated.
-fn chain(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -111,8 +111,9 @@ pub(crate) fn within<T: Send>(
     })
 }
 
-/// Namespaces are a thread's: one that left the process's own is good for nothing else afterwards.
-fn on_a_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+/// Runs `f` on a thread of its own. Namespaces are a thread's: one that has left the process's own is
+/// good for nothing else afterwards.
+pub(crate) fn on_a_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| match scope.spawn(f).join() {
         Ok(value) => value,
         Err(cause) => panic::resume_unwind(cause),

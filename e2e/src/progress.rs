@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Is called with the time since the beginning and what has been done.
+type Report = dyn Fn(Duration, &str) + Send + Sync;
+
 /// Receives the steps of `Cluster::up`, and can be asked to give up.
 pub struct Progress {
     start: Instant,
-    report: Box<dyn Fn(Duration, &str) + Send + Sync>,
+    report: Box<Report>,
     interrupted: Arc<AtomicBool>,
 }
 

@@ -21,13 +21,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Ready, and without the taints that tell otherwise, which are taken away a moment later.
 pub(crate) fn takes_pods(node: &Node) -> Result<(), String> {
-    let conditions = node
+    let mut conditions = node
         .status
         .iter()
         .flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions
-        .filter(|condition| condition.type_ == "Ready")
-        .last();
+    let ready = conditions.find(|condition| condition.type_ == "Ready");
     match ready {
         Some(ready) if ready.status == "True" => {}
         Some(ready) => return Err(ready.message.clone().unwrap_or_default()),

@@ -10,13 +10,14 @@ use crate::files;
 use crate::namespaces;
 use crate::paths;
 
-/// etcd, API server, controllers and scheduler, with room for the tests' objects.
-const CONTROL_PLANE_MEMORY: u64 = 700 << 20;
-/// containerd, kubelet, kube-proxy and some small pods.
-const NODE_MEMORY: u64 = 400 << 20;
-/// Databases, logs, and the images of a few tests.
+/// etcd, API server, controllers and scheduler: 380 MiB when nothing goes on.
+const CONTROL_PLANE_MEMORY: u64 = 600 << 20;
+/// containerd, kubelet and kube-proxy: 90 MiB when nothing goes on, and some small pods.
+const NODE_MEMORY: u64 = 200 << 20;
+/// The database, of which 128 MiB are set aside at once, and logs.
 const CONTROL_PLANE_DISK: u64 = 300 << 20;
-const NODE_DISK: u64 = 150 << 20;
+/// Logs, and the images of a few tests.
+const NODE_DISK: u64 = 100 << 20;
 
 /// Looks at everything that would stop a cluster of so many nodes later on.
 pub(crate) fn check(nodes: usize) -> Result<(), Error> {

@@ -47,9 +47,10 @@ pub(crate) fn bring_up(
         .into());
     }
     let result = make(options, &paths, owner, progress);
-    drop(claim);
-    if result.is_err() {
-        down::take_down(&paths, &options.name)?;
+    if result.is_err()
+        && let Err(error) = down::remove(&paths, &claim)
+    {
+        progress.step(&format!("what is left cannot be cleared away: {error}"));
     }
     result
 }
