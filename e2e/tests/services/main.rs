@@ -6,17 +6,22 @@
 
 mod counters;
 mod evidence;
+mod random;
 mod space;
 mod traffic;
 mod watched;
 mod world;
 
 mod affinity;
+mod churn;
 mod coexistence;
 mod conflicts;
 mod everyday;
 mod families;
+mod faults;
+mod installing;
 mod local;
+mod modes;
 mod nodes;
 mod own_path;
 mod ports;
@@ -27,7 +32,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
-use svclb_e2e::Options;
 
 use crate::space::Space;
 use crate::world::{Shared, World};
@@ -44,6 +48,14 @@ fn main() -> ExitCode {
         let shared = Arc::clone(&shared);
         trial(name, move |name| {
             shared.with(|world| run(world, name, test))
+        })
+    };
+    let alone = |name: &str, test: fn() -> Result<()>| {
+        let shared = Arc::clone(&shared);
+        trial(name, move |_| {
+            // The machine is not for two.
+            shared.end();
+            test()
         })
     };
     let trials = vec![
@@ -75,6 +87,26 @@ fn main() -> ExitCode {
         in_shared("a-users-pod-has-the-port", conflicts::a_users_pod),
         in_shared("foreign-class", coexistence::a_foreign_class),
         in_shared("servicelb-goes", coexistence::servicelb_goes),
+        in_shared(
+            "everything-restarts",
+            faults::everything_restarts_under_traffic,
+        ),
+        in_shared("second-replica", faults::a_second_replica_takes_over),
+        in_shared("controller-killed", faults::the_controller_is_killed),
+        in_shared("node-cut-off", faults::a_node_is_cut_off),
+        in_shared(
+            "api-server-away",
+            faults::the_api_server_is_away_for_longer_than_the_grace,
+        ),
+        in_shared("two-hundred-services", churn::two_hundred_services),
+        in_shared(
+            "uninstalled-and-elsewhere",
+            installing::uninstalled_and_elsewhere,
+        ),
+        alone("long-grace", modes::long_grace),
+        alone("ipv6-alone", modes::ipv6_alone),
+        alone("nftables", modes::nftables),
+        alone("nftables-portmap-last", modes::nftables_portmap_last),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);
     shared.end();
@@ -86,11 +118,6 @@ fn trial(name: &str, test: impl FnOnce(&str) -> Result<()> + Send + 'static) -> 
     Trial::test(name, move || {
         test(&of).map_err(|error| Failed::from(format!("{error:#}")))
     })
-}
-
-/// Runs a test in a world of its own.
-fn alone(options: &Options, name: &str, test: Test) -> Result<()> {
-    run(&World::up(options)?, name, test)
 }
 
 /// Runs a test, and looks whether it leaves anything. If it fails, all that was involved is kept,

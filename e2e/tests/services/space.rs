@@ -34,8 +34,13 @@ impl<'w> Space<'w> {
     /// Makes it. Its name begins with this one.
     pub(crate) fn create(world: &'w World, name: &str) -> Result<Self> {
         let name = format!("{name}-");
-        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"generateName": name}}))?;
-        let created = world.block_on(world.namespace_api().create(&PostParams::default(), &namespace));
+        let namespace: Namespace =
+            serde_json::from_value(json!({"metadata": {"generateName": name}}))?;
+        let created = world.block_on(
+            world
+                .namespace_api()
+                .create(&PostParams::default(), &namespace),
+        );
         let created = created.context("cannot create a namespace")?;
         let name = name_of(&created.metadata).to_owned();
         Ok(Self { world, name })
@@ -230,6 +235,36 @@ impl<'w> Space<'w> {
     /// The addresses in a Service's status, in their order, with their mode.
     pub(crate) fn published(&self, name: &str) -> Result<Vec<(IpAddr, String)>> {
         published(&self.service(name)?)
+    }
+
+    /// Waits until the Service is there, and nothing of svclb in it or of any Service.
+    pub(crate) fn expect_released(&self, name: &str) -> Result<Service> {
+        let expected = format!("Service {name}, and nothing of svclb in it or of it");
+        let service = wait::until(&expected, PATIENCE, || {
+            let said = |error: anyhow::Error| format!("{error:#}");
+            let service = self.service(name).map_err(said)?;
+            let left = self.world.left_of(&self.name).map_err(said)?;
+            let status = service.status.clone().unwrap_or_default();
+            let addresses = status
+                .load_balancer
+                .unwrap_or_default()
+                .ingress
+                .unwrap_or_default();
+            let conditions = status.conditions.unwrap_or_default();
+            let finalizers = service.metadata.finalizers.clone().unwrap_or_default();
+            if left.is_empty()
+                && addresses.is_empty()
+                && conditions.is_empty()
+                && finalizers.is_empty()
+            {
+                Ok(service)
+            } else {
+                Err(format!(
+                    "{left:?} {addresses:?} {conditions:?} {finalizers:?}"
+                ))
+            }
+        })?;
+        Ok(service)
     }
 
     /// Waits until a Service's status has these addresses, in this order.

@@ -1,7 +1,6 @@
 //! A Service's type changes, and it is deleted: each time nothing is left over.
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 use svclb_e2e::{Host, wait};
 
@@ -18,7 +17,7 @@ pub(crate) fn nothing_is_left_over(space: &Space<'_>) -> Result<()> {
     for other in ["ClusterIP", "NodePort"] {
         expect_served(space)?;
         patch_type(space, other)?;
-        let service = expect_released(space)?;
+        let service = space.expect_released("web")?;
         ensure!(
             service.spec.and_then(|spec| spec.type_).as_deref() == Some(other),
             "the type changed again"
@@ -54,39 +53,6 @@ fn expect_served(space: &Space<'_>) -> Result<()> {
         traffic::ask_patiently(&world.client(), address, PORT)?;
     }
     Ok(())
-}
-
-/// The Service is there, and nothing of ours is in it or of it.
-fn expect_released(space: &Space<'_>) -> Result<Service> {
-    let service = wait::until(
-        "nothing of svclb left in and of the Service",
-        PATIENCE,
-        || {
-            let said = |error: anyhow::Error| format!("{error:#}");
-            let service = space.service("web").map_err(said)?;
-            let left = space.world.left_of(space.name()).map_err(said)?;
-            let status = service.status.clone().unwrap_or_default();
-            let addresses = status
-                .load_balancer
-                .unwrap_or_default()
-                .ingress
-                .unwrap_or_default();
-            let conditions = status.conditions.unwrap_or_default();
-            let finalizers = service.metadata.finalizers.clone().unwrap_or_default();
-            if left.is_empty()
-                && addresses.is_empty()
-                && conditions.is_empty()
-                && finalizers.is_empty()
-            {
-                Ok(service)
-            } else {
-                Err(format!(
-                    "{left:?} {addresses:?} {conditions:?} {finalizers:?}"
-                ))
-            }
-        },
-    )?;
-    Ok(service)
 }
 
 /// No node takes the port, and no rule is about it.

@@ -35,7 +35,7 @@ pub(crate) const SERVICE_NAME: &str = "svccontroller.k3s.cattle.io/svcname";
 /// The one that names their Service's namespace.
 pub(crate) const SERVICE_NAMESPACE: &str = "svccontroller.k3s.cattle.io/svcnamespace";
 
-/// The environment variable that names a cluster that is up, for the tests that share one.
+/// The environment variable that names a cluster that is up, with svclb in it, for the tests that share one.
 const ATTACH: &str = "SVCLB_E2E_ATTACH";
 
 /// A cluster with svclb installed. It is taken down when this is dropped.
@@ -52,27 +52,27 @@ impl World {
     /// Brings a cluster up and svclb into it, as the manifest says.
     pub(crate) fn up(options: &Options) -> Result<Self> {
         let temporary = Temporary::up(options, &Progress::silent())?;
-        Self::with_svclb(temporary.clone(), Some(temporary))
+        let world = Self::of(temporary.clone(), Some(temporary))?;
+        world.cluster.load(&[&images()?])?;
+        world.kubectl(&["apply", "-f", &manifest()])?;
+        world.wait_for_controller()?;
+        Ok(world)
     }
 
-    fn with_svclb(cluster: Cluster, temporary: Option<Temporary>) -> Result<Self> {
+    fn of(cluster: Cluster, temporary: Option<Temporary>) -> Result<Self> {
         let (end, ended) = oneshot::channel();
         let runtime = start_runtime(ended)?;
         let client = {
             let _guard = runtime.enter();
             cluster.kube()?
         };
-        let world = Self {
+        Ok(Self {
             client,
             runtime,
             _end_of_runtime: end,
             cluster,
             _temporary: temporary,
-        };
-        world.cluster.load(&[&images()?])?;
-        world.kubectl(&["apply", "-f", &manifest()])?;
-        world.wait_for_controller()?;
-        Ok(world)
+        })
     }
 
     /// The cluster.
@@ -276,7 +276,7 @@ fn start_runtime(ended: oneshot::Receiver<()>) -> Result<Handle> {
 }
 
 /// The cluster that nearly all tests share: it is there from the first of them on, and ends with the
-/// last. While tests are written, one that is up already saves time (`svclb-e2e up --name NAME`).
+/// last. While tests are written, one that is up with svclb in it saves time.
 #[derive(Default)]
 pub(crate) struct Shared(Mutex<Option<World>>);
 
@@ -284,8 +284,10 @@ impl Shared {
     /// Runs a test in it.
     pub(crate) fn with<T>(&self, test: impl FnOnce(&World) -> Result<T>) -> Result<T> {
         let mut guard = self.guard();
-        if guard.is_none() && let Ok(name) = env::var(ATTACH) {
-            *guard = Some(World::with_svclb(Cluster::attach(&name)?, None)?);
+        if guard.is_none()
+            && let Ok(name) = env::var(ATTACH)
+        {
+            *guard = Some(World::of(Cluster::attach(&name)?, None)?);
         }
         if guard.is_none() {
             let options = Options {
