@@ -98,7 +98,7 @@ fn rules(forwards: u16, ranges: u16) -> Rules {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn merged_ranges_hold_what_the_networks_held(cidrs in vec(cidr(), 1..24)) {
