@@ -3,6 +3,9 @@
 //! Everything here runs on one task, so that no two Services are decided on at once and a claim counts from the moment
 //! that its write is sent. The writes themselves run beside each other, one Service's in their order.
 
+mod backoff;
+mod presence;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +17,9 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::runtime::watcher::Event;
 use tokio::sync::watch;
+
+use backoff::Backoff;
+use presence::SILENT_AFTER;
 
 use crate::carry_out::{Done, Hands, find_holders};
 use crate::conflict::Holder;
@@ -32,16 +38,7 @@ use crate::world::{Touched, World};
 use crate::write::Error;
 
 /// How many Services' writes run beside each other. Each needs a connection while it lasts.
-const WRITES: usize = 16;
-
-/// Without an answer for this long the API server counts as silent.
-const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(5);
-
-/// The pause before a Service is looked at again after a write that failed; each further failure doubles it.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const WRITES: usize = 8;
 
 /// With nothing due the loop looks up this often nevertheless.
 const IDLE: SignedDuration = SignedDuration::from_hours(1);
@@ -80,7 +77,7 @@ pub struct Controller {
     superseded: bool,
     under_way: FuturesUnordered<BoxFuture<'static, Ended>>,
     writing: usize,
-    failures: HashMap<ServiceKey, u32>,
+    backoff: Backoff,
     /// When Services without an address appeared.
     appeared: HashMap<ServiceKey, Instant>,
     tally: Tally,
@@ -111,7 +108,7 @@ impl Controller {
             superseded: true,
             under_way: FuturesUnordered::new(),
             writing: 0,
-            failures: HashMap::new(),
+            backoff: Backoff::default(),
             appeared: HashMap::new(),
             tally: Tally::default(),
             parts,
@@ -154,82 +151,6 @@ impl Controller {
 
     fn may_decide(&self) -> bool {
         self.synced && self.leading && !self.silent && self.writing < WRITES
-    }
-
-    /// Looks whether the API server has stopped answering.
-    fn notice_silence(&mut self) {
-        let Some(answered) = self.parts.seen.borrow().answered else {
-            return;
-        };
-        if !self.silent && Timestamp::now().duration_since(answered) >= SILENT_AFTER {
-            tracing::warn!("the API server does not answer: nothing changes until it does");
-            self.silent = true;
-            self.memory.api_silent(answered);
-        }
-    }
-
-    /// The API server has answered.
-    fn answered(&mut self) {
-        if !self.silent {
-            return;
-        }
-        tracing::info!("the API server answers again");
-        self.silent = false;
-        self.memory.api_answers(Timestamp::now());
-        // A watch whose connection is dead without saying so would miss everything for minutes.
-        let Parts {
-            client,
-            settings,
-            streaming_lists,
-            ..
-        } = &self.parts;
-        self.changes = watches::start(client, settings, *streaming_lists);
-        self.look_at(Touched {
-            all: true,
-            ..Touched::default()
-        });
-    }
-
-    /// The Lease has been read.
-    fn hear(&mut self) {
-        self.answered();
-        let seen = self.parts.seen.borrow_and_update();
-        let other = seen
-            .holder
-            .as_ref()
-            .is_some_and(|(holder, _)| *holder != self.parts.identity);
-        drop(seen);
-        self.superseded |= other;
-    }
-
-    /// Looks whether this replica holds the Lease.
-    fn notice_leadership(&mut self) {
-        let now = Timestamp::now();
-        let leads = self.parts.seen.borrow().leads(&self.parts.identity, now);
-        if leads == self.leading {
-            return;
-        }
-        self.leading = leads;
-        self.parts.metrics.leading(leads);
-        if !leads {
-            tracing::warn!("this replica does not hold the Lease any more: it only watches");
-            return;
-        }
-        tracing::info!(
-            identity = self.parts.identity,
-            "this replica holds the Lease: it works"
-        );
-        if std::mem::take(&mut self.superseded) {
-            self.memory = Memory::new(now);
-        }
-        self.look_at(Touched {
-            all: true,
-            ..Touched::default()
-        });
-        let hands = self.parts.hands.clone();
-        let namespace = self.parts.settings.namespace.clone();
-        self.under_way
-            .push(async move { Ended::Account(hands.ensure_account(&namespace).await) }.boxed());
     }
 
     /// Takes in a change, and what else has arrived meanwhile, before anything is decided.
@@ -309,7 +230,7 @@ impl Controller {
             Some(facts) => facts.uid.clone(),
             None => {
                 self.memory.forget(&service);
-                self.failures.remove(&service);
+                self.backoff.succeeded(&service);
                 self.appeared.remove(&service);
                 String::new()
             }
@@ -405,22 +326,17 @@ impl Controller {
             self.look_at(touched);
         }
         let Err(error) = result else {
-            self.failures.remove(&service);
+            self.backoff.succeeded(&service);
             return;
         };
         self.memory.write_failed(&service);
-        let failures = self.failures.entry(service.clone()).or_default();
-        let pause = pause_after(*failures);
-        *failures = failures.saturating_add(1);
+        let pause = self.backoff.failed(&service);
         if error.is_conflict() {
             tracing::debug!(%service, error = &error as &dyn std::error::Error, "decided anew");
         } else {
             tracing::warn!(%service, error = &error as &dyn std::error::Error, "a write failed and is tried again");
         }
-        self.queue.add(
-            service,
-            Timestamp::now() + SignedDuration::try_from(pause).unwrap_or_default(),
-        );
+        self.queue.add(service, Timestamp::now() + pause);
     }
 
     fn count(&mut self, service: &ServiceKey) {
@@ -447,23 +363,4 @@ fn writes(decision: &Decision) -> bool {
     decision.finalizer != FinalizerStep::Keep
         || !decision.daemonsets.is_empty()
         || decision.status.is_some()
-}
-
-fn pause_after(failures: u32) -> Duration {
-    FIRST_PAUSE
-        .saturating_mul(2_u32.saturating_pow(failures))
-        .min(LONGEST_PAUSE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_longest() {
-        assert_eq!(pause_after(0), Duration::from_millis(100));
-        assert_eq!(pause_after(3), Duration::from_millis(800));
-        assert_eq!(pause_after(9), LONGEST_PAUSE);
-        assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
-    }
 }

@@ -160,7 +160,11 @@ impl Bed {
                 let finalizers = Patch::Merge(json!({"metadata": {"finalizers": null}}));
                 let name = service.name_any();
                 if name != "kubernetes" {
-                    gone(services.patch(&name, &PatchParams::default(), &finalizers).await)?;
+                    gone(
+                        services
+                            .patch(&name, &PatchParams::default(), &finalizers)
+                            .await,
+                    )?;
                     gone(services.delete(&name, &DeleteParams::default()).await)?;
                 }
             }

@@ -27,7 +27,9 @@ fn broken_watches(bed: &Bed) -> anyhow::Result<()> {
         bed.until_addresses("first", &["192.0.2.1"]).await?;
         // Not asked to end: it would wait for the watches to end before it does.
         bed.cluster.control_plane().kill(Component::KubeApiserver)?;
-        bed.cluster.control_plane().start(Component::KubeApiserver)?;
+        bed.cluster
+            .control_plane()
+            .start(Component::KubeApiserver)?;
         answers(bed).await?;
         let second = bed.service("second", &[81]).await?;
         bed.bind(&second, "n1").await?;
