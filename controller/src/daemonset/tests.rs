@@ -349,7 +349,7 @@ fn pods_roll_all_at_once_where_kube_proxy_carries_the_traffic_and_one_by_one_els
     };
     let mut cluster = Cluster::new(&["a", "b"]);
     assert_eq!(strategy(cluster.service("web", json!({}))), "100%");
-    cluster.world.set_proxy_mode(ProxyMode::Nftables);
+    cluster.set_proxy_mode(ProxyMode::Nftables);
     assert_eq!(strategy(&mut cluster), 1);
     let ready = Settings {
         publish: Publish::Ready,

@@ -122,7 +122,7 @@ fn publish_ready_waits_for_ready() {
 #[test]
 fn nftables_mode_waits_for_ready() {
     let mut cluster = cluster();
-    cluster.world.set_proxy_mode(ProxyMode::Nftables);
+    cluster.set_proxy_mode(ProxyMode::Nftables);
     cluster.pod("web", "a", not_ready()).act("web");
     assert_eq!(cluster.addresses("web"), [""; 0]);
     cluster.pod("web", "a", json!({})).act("web");
@@ -653,7 +653,7 @@ fn a_changed_address_of_a_node_shows_at_once() {
 #[test]
 fn in_ipvs_mode_addresses_are_of_mode_proxy() {
     let mut cluster = cluster();
-    cluster.world.set_proxy_mode(ProxyMode::Ipvs);
+    cluster.set_proxy_mode(ProxyMode::Ipvs);
     cluster.pod("web", "a", json!({})).act("web");
     let service = serde_json::to_value(&cluster.services[&key("web")]).unwrap();
     assert_eq!(
