@@ -1,11 +1,5 @@
 //! The README has every flag, key, event reason, condition and metric, with the defaults that hold.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
-
 use std::path::Path;
 
 use clap::CommandFactory;
