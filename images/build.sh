@@ -32,8 +32,8 @@ folder() {
   esac
 }
 
-# Of all that the image depends on. The built file is among it: it is to be the very file in the image.
-fingerprint() {
+# Of all that an image is built from.
+sources() {
   local name=$1 folder
   folder=$(folder "$name")
   {
@@ -41,8 +41,12 @@ fingerprint() {
     rustc --version
     cat Cargo.toml Cargo.lock .cargo/config.toml "images/$name.Dockerfile" images/build.sh
     find "$folder/src" "$folder/Cargo.toml" -type f -print0 | sort -z | xargs -0 cat
-    cat "$built/$name" 2>/dev/null || true
   } | sha256sum
+}
+
+# Of the sources and of what was built of them: that is to be the very file in the image.
+fingerprint() { # NAME SOURCES
+  { echo "$2" && cat "$built/$1" 2>/dev/null || true; } | sha256sum
 }
 
 # buildah with its storage and its settings here. As root in a mount namespace of its own in which the
@@ -62,11 +66,13 @@ buildah_here() {
 }
 
 is_current() {
-  [ -e "$out/$1.tar" ] && [ "$(fingerprint "$1")" = "$(cat "$out/$1.built-from" 2>/dev/null)" ]
+  [ -e "$out/$1.tar" ] && [ "$(fingerprint "$1" "$(sources "$1")")" = "$(cat "$out/$1.built-from" 2>/dev/null)" ]
 }
 
 build() {
-  local name=$1 reference
+  local name=$1 reference sources
+  # Before the build: who edits while it runs is to have it built again.
+  sources=$(sources "$name")
   # One package at a time: built with others its dependencies would get their features too. Cargo says
   # what it compiles, and nothing when there is nothing to compile.
   cargo build --release --locked --manifest-path "$(folder "$name")/Cargo.toml" \
@@ -80,7 +86,7 @@ build() {
   buildah_here push --quiet --signature-policy "$out/policy.json" \
     "$reference" "docker-archive:$out/$name.new:$reference"
   mv "$out/$name.new" "$out/$name.tar"
-  fingerprint "$name" >"$out/$name.built-from"
+  fingerprint "$name" "$sources" >"$out/$name.built-from"
   echo "$reference: target/images/$name.tar, $(($(stat -c %s "$out/$name.tar") / 1024)) KiB"
 }
 
