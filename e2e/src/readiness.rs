@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks whether a component is ready.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long one look at the API server may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Ready, and without the taints that tell otherwise, which are taken away a moment later.
 pub(crate) fn takes_pods(node: &Node) -> Result<(), String> {
     let mut conditions = node
@@ -82,7 +85,7 @@ pub(crate) fn wait_for(
     Ok(())
 }
 
-/// `wait_for` with an asynchronous probe.
+/// `wait_for` with an asynchronous probe. One that hangs is given up and tried again.
 pub(crate) async fn wait_for_async(
     host: &Host,
     component: Component,
@@ -90,11 +93,15 @@ pub(crate) async fn wait_for_async(
     mut probe: impl AsyncFnMut() -> Result<(), String>,
 ) -> Result<(), Error> {
     let start = Instant::now();
-    while let Err(seen) = probe().await {
+    loop {
+        let seen = match tokio::time::timeout(PROBE_TIMEOUT, probe()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(seen)) => seen,
+            Err(_) => "no answer".to_owned(),
+        };
         check_on(host, component, progress, start, seen)?;
         tokio::time::sleep(PAUSE).await;
     }
-    Ok(())
 }
 
 /// Whether it is worth waiting on.
@@ -106,13 +113,13 @@ fn check_on(
     seen: String,
 ) -> Result<(), Error> {
     progress.check()?;
-    for running in host.role().components() {
-        // Those that come later in the order of starts may not have been started yet.
-        if *running <= component && host.process(*running).is_none() && host.was_started(*running) {
+    // It may be another one that has ended, and that it cannot do without.
+    for component in host.role().components().iter().copied() {
+        if host.was_started(component) && host.process(component).is_none() {
             return Err(Error::Ended {
-                component: *running,
+                component,
                 host: host.name(),
-                tail: tail(host, *running),
+                tail: tail(host, component),
             });
         }
     }
