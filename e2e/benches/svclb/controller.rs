@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
@@ -22,6 +22,8 @@ const PORT: u16 = 9300;
 pub(crate) struct Controller {
     process: Ended,
     cluster: Cluster,
+    /// From its start until it led and its stores were synced.
+    pub(crate) ready_after: Duration,
 }
 
 impl Controller {
@@ -46,6 +48,7 @@ impl Controller {
         let path = folders.work.join("controller.log");
         let log = File::options().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("opening {}", path.display()))?;
+        let begun = Instant::now();
         let child = cluster
             .control_plane()
             .command(folders.built.join("svclb-controller"))
@@ -56,9 +59,10 @@ impl Controller {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        let controller = Self {
+        let mut controller = Self {
             process: Ended(child),
             cluster: cluster.clone(),
+            ready_after: Duration::ZERO,
         };
         let leads = || match controller.metric("svclb_leader") {
             Ok(leads)
@@ -74,6 +78,7 @@ impl Controller {
         };
         wait::until("the controller leads", PATIENCE, leads)
             .with_context(|| format!("its log is {}", path.display()))?;
+        controller.ready_after = begun.elapsed();
         Ok(controller)
     }
 

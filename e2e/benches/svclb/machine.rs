@@ -38,14 +38,11 @@ pub(crate) fn setting(repository: &Path, tools: &[(&'static str, &[&str])]) -> S
             .iter()
             .filter_map(|(name, command)| Some((*name, first_line(command)?))),
     );
-    Setting {
-        date: date(),
-        facts,
-    }
+    Setting { date: now(), facts }
 }
 
 /// Now, in UTC and to the second.
-fn date() -> String {
+pub(crate) fn now() -> String {
     let seconds = SystemTime::UNIX_EPOCH
         .elapsed()
         .map_or(0, |elapsed| elapsed.as_secs());

@@ -17,6 +17,7 @@ mod pod;
 mod process;
 mod report;
 mod sample;
+mod scale;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,10 +34,11 @@ type Part = (
     fn(&Folders, &dyn Fn(&str)) -> Result<Vec<Figure>>,
 );
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     ("pod", pod::run),
     ("datapath", datapath::run),
     ("control", control::run),
+    ("scale", scale::run),
 ];
 
 /// Tools whose version matters to the figures.
