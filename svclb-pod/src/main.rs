@@ -30,6 +30,7 @@ Usage:
   svclb-pod check                   tell whether the rules are in place; waits up to a second for them
   svclb-pod allow-ipv6-forwarding   switch on IPv6 forwarding of the network namespace; needs a writable
                                     /proc/sys, so run it in a privileged init container
+  svclb-pod hold                    forward nothing and sleep: a pod that only has its hostPorts
   svclb-pod --help
   svclb-pod --version
 
@@ -74,6 +75,7 @@ fn start() -> ExitCode {
         [] => run(started),
         [Some("check")] => check(started),
         [Some("allow-ipv6-forwarding")] => allow_ipv6_forwarding(),
+        [Some("hold")] => hold(),
         [Some("--help" | "-h" | "help")] => say(HELP),
         [Some("--version" | "-V")] => say(concat!("svclb-pod ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {
@@ -84,27 +86,48 @@ fn start() -> ExitCode {
 }
 
 fn run(started: Instant) -> ExitCode {
-    // As PID 1 the process gets only the signals that it asks for, and blocked ones wait for it.
+    let stop = match block_signals() {
+        Ok(stop) => stop,
+        Err(code) => return code,
+    };
+    match config().and_then(|config| forward(&config, started)) {
+        // What is installed lives on until the process ends, see `Installed`.
+        Ok(_installed) => sleep(&stop),
+        Err(code) => code,
+    }
+}
+
+/// What a Service gets whose ports kube-proxy alone can forward: the pod keeps others from them.
+fn hold() -> ExitCode {
+    match block_signals() {
+        Ok(stop) => {
+            say("the hostPorts are held, and nothing is forwarded\n");
+            sleep(&stop)
+        }
+        Err(code) => code,
+    }
+}
+
+/// As PID 1 the process gets only the signals that it asks for, and blocked ones wait for it.
+fn block_signals() -> Result<SigSet, ExitCode> {
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
     stop.add(Signal::SIGINT);
     // Nobody may be there to read the log, which is no reason to end.
     let mut blocked = stop;
     blocked.add(Signal::SIGPIPE);
-    if let Err(error) = blocked.thread_block() {
-        return fail("cannot block signals", &error);
+    match blocked.thread_block() {
+        Ok(()) => Ok(stop),
+        Err(error) => Err(fail("cannot block signals", &error)),
     }
-    match config().and_then(|config| forward(&config, started)) {
-        // What is installed lives on until the process ends, see `Installed`.
-        Ok(_installed) => {
-            // From here on memory is only slept on.
-            svclb_pod::give_back_memory();
-            match stop.wait() {
-                Ok(_) => ExitCode::Success,
-                Err(error) => fail("cannot wait for signals", &error),
-            }
-        }
-        Err(code) => code,
+}
+
+fn sleep(stop: &SigSet) -> ExitCode {
+    // From here on memory is only slept on.
+    svclb_pod::give_back_memory();
+    match stop.wait() {
+        Ok(_) => ExitCode::Success,
+        Err(error) => fail("cannot wait for signals", &error),
     }
 }
 

@@ -69,6 +69,16 @@ fn it_is_pid_1_of_an_image_with_nothing_else_and_ends_on_sigterm_and_sigint(back
     }
 }
 
+#[test]
+fn one_that_only_holds_its_ports_needs_no_environment() {
+    let lab = Lab::new();
+    let mut command = Environment::default().command(PROGRAM);
+    command.arg("hold");
+    let pod = Pod::of(lab.pod.run(|| spawn(command)));
+    pod.wait_for_log("the hostPorts are held");
+    assert_eq!(pod.stop().code(), Some(0));
+}
+
 fn the_rules_outlive_it(backend: &str) {
     let lab = Lab::new();
     Server::start(&lab, &[8080]);
