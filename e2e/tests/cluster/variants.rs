@@ -1,15 +1,23 @@
 //! Other kinds of clusters than the default one, and several at once.
 
 use anyhow::{Result, ensure};
-use svclb_e2e::{Component, ECHO_IMAGE, IpFamily, Options, Progress, ProxyMode, Temporary};
+use svclb_e2e::{
+    Cluster, Component, ECHO_IMAGE, IpFamily, Options, Progress, ProxyMode, Temporary, wait,
+};
 
 use crate::Test;
-use crate::shared::{self, HOST_PORT, NODE_PORT, curl, field, get, named, pod_on, run_echo};
+use crate::shared::{
+    self, HOST_PORT, NODE_PORT, PATIENCE, curl, field, get, named, pod_on, run_echo,
+};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     (
-        "nftables_mode_serves_services",
-        nftables_mode_serves_services,
+        "nftables_mode_serves_services_before_portmap",
+        nftables_mode_serves_services_before_portmap,
+    ),
+    (
+        "portmap_last_comes_before_kube_proxy",
+        portmap_last_comes_before_kube_proxy,
     ),
     (
         "an_ipv6_cluster_has_ipv6_alone",
@@ -21,7 +29,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ),
 ];
 
-fn nftables_mode_serves_services() -> Result<()> {
+fn nftables_mode_serves_services_before_portmap() -> Result<()> {
     let options = Options {
         proxy_mode: ProxyMode::Nftables,
         allow_forwarding_sysctls: true,
@@ -55,6 +63,13 @@ fn nftables_mode_serves_services() -> Result<()> {
             "hostname",
         )?;
     }
+    let other = put_service_on_host_port(&cluster)?;
+    let answered_by = get(&cluster.client(), "10.231.1.1", HOST_PORT, "hostname")?;
+    ensure!(
+        answered_by == other,
+        "{answered_by}: portmap comes before kube-proxy"
+    );
+
     cluster.apply(&format!(
         "
 apiVersion: v1
@@ -74,6 +89,82 @@ spec:
     let mut command = cluster.command_in_pod("default", "forwarding", "cat")?;
     ensure!(command.arg("/proc/sys/net/ipv4/ip_forward").text()? == "1\n");
     Ok(())
+}
+
+fn portmap_last_comes_before_kube_proxy() -> Result<()> {
+    let options = Options {
+        proxy_mode: ProxyMode::Nftables,
+        portmap_last: true,
+        ip_family: IpFamily::Ipv4,
+        ..named("test-portmap-last", 1)
+    };
+    let cluster = Temporary::up(&options, &Progress::silent())?;
+    run_echo(&cluster)?;
+    put_service_on_host_port(&cluster)?;
+    let pod = pod_on(&cluster, &cluster.node(1))?;
+    let answered_by = get(&cluster.client(), "10.231.1.1", HOST_PORT, "hostname")?;
+    ensure!(
+        answered_by == pod,
+        "{answered_by}: kube-proxy comes before portmap"
+    );
+    Ok(())
+}
+
+/// Makes a Service with another pod behind it that is said to be at the address and port of the
+/// first node where portmap has the echo pod, and returns the other pod's name.
+fn put_service_on_host_port(cluster: &Cluster) -> Result<String> {
+    let other = "other".to_owned();
+    cluster.apply(&format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {other}, labels: {{app: {other}}}}}
+spec:
+  containers: [{{name: echo, image: {ECHO_IMAGE}, args: [--http=8080]}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {other}}}
+spec:
+  type: LoadBalancer
+  loadBalancerClass: svclb.io/none
+  selector: {{app: {other}}}
+  ports: [{{port: {HOST_PORT}, targetPort: 8080}}]
+"
+    ))?;
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "pod/other",
+        "--timeout=60s",
+    ])?;
+    let status = r#"{"status":{"loadBalancer":{"ingress":[{"ip":"10.231.1.1","ipMode":"VIP"}]}}}"#;
+    let patch = [
+        "patch",
+        "service",
+        "other",
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        status,
+    ];
+    cluster.kubectl(&patch)?;
+    wait::until("kube-proxy has rules for the address", PATIENCE, || {
+        let list = ["list", "map", "ip", "kube-proxy", "service-ips"];
+        let ips = cluster
+            .node(1)
+            .command("nft")
+            .args(list)
+            .text()
+            .map_err(|error| error.to_string())?;
+        let rule = format!("10.231.1.1 . tcp . {HOST_PORT}");
+        if ips.contains(&rule) {
+            Ok(())
+        } else {
+            Err(ips)
+        }
+    })?;
+    Ok(other)
 }
 
 fn an_ipv6_cluster_has_ipv6_alone() -> Result<()> {
