@@ -245,11 +245,15 @@ fn bring_up(options: &Options) -> Result<()> {
     } else {
         format!(" --name {name}")
     };
+    // As it was called: it is on nobody's PATH.
+    let program = std::env::args()
+        .next()
+        .unwrap_or_else(|| "svclb-e2e".to_owned());
     eprintln!(
         "Cluster `{name}` is up after {:.1} s, with {} MiB of memory. Use it with\n  \
-         svclb-e2e kubectl{named} -- get nodes\n  \
-         svclb-e2e exec{named} client -- curl ...\n  \
-         svclb-e2e down{named}",
+         {program} kubectl{named} -- get nodes\n  \
+         {program} exec{named} client -- curl ...\n  \
+         {program} down{named}",
         progress.elapsed().as_secs_f64(),
         memory >> 20,
     );

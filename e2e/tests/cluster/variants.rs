@@ -84,7 +84,7 @@ spec:
         "wait",
         "--for=condition=Ready",
         "pod/forwarding",
-        "--timeout=60s",
+        "--timeout=120s",
     ])?;
     let mut command = cluster.command_in_pod("default", "forwarding", "cat")?;
     ensure!(command.arg("/proc/sys/net/ipv4/ip_forward").text()? == "1\n");
@@ -136,7 +136,7 @@ spec:
         "wait",
         "--for=condition=Ready",
         "pod/other",
-        "--timeout=60s",
+        "--timeout=120s",
     ])?;
     let status = r#"{"status":{"loadBalancer":{"ingress":[{"ip":"10.231.1.1","ipMode":"VIP"}]}}}"#;
     let patch = [
