@@ -21,7 +21,6 @@ use crate::process::{self, ProcessId};
 const NAMESPACES: [(&str, CloneFlags); 3] = [
     ("net", CloneFlags::CLONE_NEWNET),
     ("uts", CloneFlags::CLONE_NEWUTS),
-    // Last: in another mount namespace, /proc/PID/ns may be another place.
     ("mnt", CloneFlags::CLONE_NEWNS),
 ];
 
