@@ -35,7 +35,6 @@ const AF_INET: u16 = libc::AF_INET as u16;
 const AF_INET6: u16 = libc::AF_INET6 as u16;
 const IFLA_AF_SPEC: u16 = libc::IFLA_AF_SPEC;
 
-const IPV6: &str = "/proc/sys/net/ipv6";
 const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
 /// Why nothing can be forwarded.
@@ -163,12 +162,13 @@ pub fn switch_on(state: &State, families: &[Family]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Switches IPv6 forwarding on where there is IPv6, and tells whether there is.
+/// Switches IPv6 forwarding on where there is IPv6 and it is off; tells whether there is IPv6.
 pub fn allow_ipv6() -> io::Result<bool> {
-    if !fs::exists(IPV6)? {
-        return Ok(false);
+    match fs::read_to_string(IPV6_FORWARDING) {
+        Ok(setting) if setting.trim() != "0" => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        _ => fs::write(IPV6_FORWARDING, "1").map(|()| true),
     }
-    fs::write(IPV6_FORWARDING, "1").map(|()| true)
 }
 
 fn switch_on_ipv4(state: &State) -> Result<(), Error> {

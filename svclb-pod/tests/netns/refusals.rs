@@ -192,6 +192,9 @@ fn allowing_ipv6_forwarding_needs_a_writable_proc_sys() {
         .pod
         .output(&["cat", "/proc/sys/net/ipv6/conf/all/forwarding"]);
     assert_eq!(setting, "1\n");
+    // Where it is on already, nothing has to be written.
+    let again = restricted(&Environment::default(), "-all", "allow-ipv6-forwarding");
+    assert!(run(&lab.pod, again).status.success());
 }
 
 #[test]
