@@ -7,6 +7,10 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::libc;
 
+/// What `prctl` takes is as long as a pointer.
+const ON: libc::c_ulong = 1;
+const OFF: libc::c_ulong = 0;
+
 /// Bytes of `struct seccomp_data` before its arguments, of 8 bytes each.
 const ARGUMENTS: u32 = 16;
 
@@ -29,6 +33,7 @@ pub(crate) fn forbid_netlink(mut command: Command, family: u32, errno: Errno) ->
         result(refusal),
         result(libc::SECCOMP_RET_ALLOW),
     ];
+    let filter_mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
     let install = move || {
         let program = libc::sock_fprog {
             len: u16::try_from(filter.len()).map_err(io::Error::other)?,
@@ -37,12 +42,8 @@ pub(crate) fn forbid_netlink(mut command: Command, family: u32, errno: Errno) ->
         // SAFETY: the kernel copies `len` instructions from `filter`, which lives until the calls are
         // over.
         let failed = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(
-                    libc::PR_SET_SECCOMP,
-                    libc::SECCOMP_MODE_FILTER,
-                    &raw const program,
-                ) != 0
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, ON, OFF, OFF, OFF) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, filter_mode, &raw const program) != 0
         };
         if failed {
             Err(io::Error::last_os_error())
