@@ -21,6 +21,8 @@ use bed::Bed;
 use observer::Observer;
 use scenes::{Durations, Measured, STEADY};
 
+/// The cluster's name.
+pub(crate) const CLUSTER: &str = "bench-control";
 /// The modes take turns in blocks, since only one controller can lead: 5 blocks of 10 runs each.
 const ROUNDS: Rounds = Rounds {
     at_least: 5,

@@ -116,17 +116,28 @@ impl Controller {
         Ok(body.to_owned())
     }
 
-    /// A number of `/metrics` by its name with labels, summed where only the name is given; 0 if it
-    /// is not there yet.
+    /// A number of `/metrics` by its full name with labels; 0 if it is not there yet.
     pub(crate) fn metric(&self, name: &str) -> Result<f64> {
         let text = self.get("/metrics")?;
-        let of_name = |line: &&str| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(Ok(0.0), |value| {
+            value
+                .parse()
+                .with_context(|| format!("reading {name}: {value}"))
+        })
+    }
+
+    /// Writes that the API server took, of all kinds.
+    pub(crate) fn writes(&self) -> Result<f64> {
+        let text = self.get("/metrics")?;
+        let taken = |line: &&str| {
+            line.starts_with("svclb_api_writes_total{") && line.contains("outcome=\"ok\"")
         };
         let values = text
             .lines()
-            .filter(of_name)
+            .filter(taken)
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         Ok(values.sum())
     }

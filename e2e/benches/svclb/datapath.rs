@@ -28,6 +28,8 @@ const SENDING: Rounds = Rounds {
     at_most: 5,
     budget: Duration::from_secs(75),
 };
+/// The cluster's name.
+pub(crate) const CLUSTER: &str = "bench-datapath";
 /// How long one run of connections lasts, and how many clients open them.
 const RUN: Duration = Duration::from_millis(400);
 const CLIENTS: u16 = 4;

@@ -9,6 +9,7 @@ mod control;
 mod controller;
 mod datapath;
 mod folders;
+mod interrupt;
 mod klipper;
 mod load;
 mod machine;
@@ -61,6 +62,7 @@ fn main() -> Result<()> {
         .filter(|argument| !argument.starts_with("--"))
         .collect();
     let parts = chosen(&wanted)?;
+    interrupt::take_away(&[datapath::CLUSTER, control::CLUSTER, scale::CLUSTER])?;
     let folders = Folders::find()?;
 
     let setting = machine::setting(&folders.repository, &TOOLS);

@@ -17,6 +17,8 @@ use crate::report::{Better, Figure};
 use crate::sample::Samples;
 use cell::{KINDS, Outcome, Size};
 
+/// The cluster's name.
+pub(crate) const CLUSTER: &str = "bench-scale";
 /// From small to large, since nodes are only added. Each size of 100 and more Services has another
 /// one with a tenth of them.
 const SERVICES: [usize; 3] = [10, 100, 1000];
@@ -45,7 +47,7 @@ pub(crate) fn run(folders: &Folders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> 
     folders.build("svclb-controller")?;
     say("bringing the control plane up");
     let options = Options {
-        name: "bench-scale".to_owned(),
+        name: CLUSTER.to_owned(),
         nodes: 0,
         // Nobody keeps the nodes alive, and the svclb pods are the bench's.
         controllers:
@@ -148,7 +150,11 @@ fn rows(cell: &Cell, cells: &[Cell]) -> Vec<Figure> {
         figure("resident memory, peak", "MB", &|outcome| outcome.peak),
         figure("writes", "1", &|outcome| outcome.writes.iter().sum()),
     ];
-    for (kind, writes) in KINDS.iter().zip(outcome.writes) {
+    let kinds = KINDS
+        .iter()
+        .zip(outcome.writes)
+        .filter(|_| size.services == SERVICES[2]);
+    for (kind, writes) in kinds {
         let name = format!("writes a Service, {kind}, {}", size.name());
         figures.push(single(name, "1", writes / services).note(WRITES));
     }

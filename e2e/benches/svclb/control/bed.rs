@@ -41,7 +41,7 @@ impl<'a> Bed<'a> {
         folders.build("svclb-controller")?;
         build_images(folders, &["svclb-pod"])?;
         let options = Options {
-            name: "bench-control".to_owned(),
+            name: super::CLUSTER.to_owned(),
             proxy_min_sync: min_sync,
             // The wait for a node that is cut off is Kubernetes' own; the kubelets renew every second.
             node_monitor_grace: Duration::from_secs(4),

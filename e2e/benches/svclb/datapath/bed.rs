@@ -126,7 +126,7 @@ impl Bed {
         build_images(folders, &["svclb-pod"])?;
         say("bringing the cluster up");
         let options = Options {
-            name: "bench-datapath".to_owned(),
+            name: super::CLUSTER.to_owned(),
             ..Options::default()
         };
         let cluster =

@@ -144,7 +144,7 @@ pub(super) async fn quiet(controller: &Controller) -> Result<()> {
 pub(super) fn activity(controller: &Controller) -> Result<(f64, f64)> {
     Ok((
         controller.metric("svclb_reconcile_seconds_count")?,
-        controller.metric("svclb_api_writes_total")?,
+        controller.writes()?,
     ))
 }
 
