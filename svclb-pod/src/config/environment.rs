@@ -3,6 +3,7 @@
 //! Two forms are understood: klipper-lb's (`SRC_PORT`, `DEST_PROTO`, `DEST_PORT`: one forward) and our
 //! own (`SVCLB_FORWARDS`: all ports of a Service). Both take `DEST_IPS` and `SRC_RANGES`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::IpAddr;
 
@@ -247,15 +248,11 @@ fn invalid(variable: &'static str, value: &str, allowed: &'static str) -> Error 
     }
 }
 
-fn without_doubles<T: PartialEq>(
+/// In the order in which they come first.
+fn without_doubles<T: Ord + Copy>(
     items: impl Iterator<Item = Result<T, Error>>,
 ) -> Result<Vec<T>, Error> {
-    let mut unique = Vec::new();
-    for item in items {
-        let item = item?;
-        if !unique.contains(&item) {
-            unique.push(item);
-        }
-    }
-    Ok(unique)
+    let mut seen = BTreeSet::new();
+    let is_new = |item: &Result<T, Error>| item.as_ref().map_or(true, |&item| seen.insert(item));
+    items.filter(is_new).collect()
 }
