@@ -1,6 +1,7 @@
 //! Tolerations as text: a list in JSON or YAML, under core/v1's rules.
 
 use k8s_openapi::api::core::v1::Toleration;
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::names;
@@ -86,9 +87,11 @@ pub fn parse(text: &str) -> Result<Vec<Toleration>, TolerationsError> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let list: Vec<Toleration> = serde_json::from_str(text)
-        .or_else(|_| serde_saphyr::from_str(text))
+    // JSON is YAML too. By way of a value, since YAML for each type that is read costs a tenth of a megabyte of program.
+    let value: Value = serde_saphyr::from_str(text)
         .map_err(|error| TolerationsError::Syntax(first_line(&error.to_string())))?;
+    let list: Vec<Toleration> = serde_json::from_value(value)
+        .map_err(|error| TolerationsError::Syntax(error.to_string()))?;
     list.into_iter()
         .enumerate()
         .map(|(index, toleration)| check(index, toleration))

@@ -13,6 +13,7 @@ use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::facts::ServiceKey;
 use crate::names;
@@ -295,24 +296,18 @@ fn key_of(object: &impl Resource) -> ObjectKey {
 
 /// `mode` of the `KubeProxyConfiguration` that kubeadm keeps under `config.conf`. Empty means the platform's default.
 fn proxy_mode(config: &ConfigMap) -> ProxyMode {
-    #[derive(serde::Deserialize)]
-    struct KubeProxyConfiguration {
-        #[serde(default)]
-        mode: Option<String>,
-    }
     let text = config
         .data
         .as_ref()
         .and_then(|data| data.get("config.conf"));
-    let parsed = text.and_then(|text| serde_saphyr::from_str::<KubeProxyConfiguration>(text).ok());
-    match parsed.map(|config| config.mode.unwrap_or_default()) {
-        None => ProxyMode::Unknown,
-        Some(mode) => match mode.as_str() {
-            "" | "iptables" => ProxyMode::Iptables,
-            "ipvs" => ProxyMode::Ipvs,
-            "nftables" => ProxyMode::Nftables,
-            _ => ProxyMode::Unknown,
-        },
+    let Some(Ok(config)) = text.map(|text| serde_saphyr::from_str::<Value>(text)) else {
+        return ProxyMode::Unknown;
+    };
+    match config["mode"].as_str().unwrap_or_default() {
+        "" | "iptables" => ProxyMode::Iptables,
+        "ipvs" => ProxyMode::Ipvs,
+        "nftables" => ProxyMode::Nftables,
+        _ => ProxyMode::Unknown,
     }
 }
 
