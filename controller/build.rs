@@ -11,7 +11,7 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     // On this target Rust links with lld, which lets go of the tables; GNU's linker would miss them.
     let lld = variable("CARGO_CFG_TARGET_ARCH") == "x86_64" && variable("CARGO_CFG_TARGET_ENV") == "gnu";
-    if lld && variable("CARGO_CFG_PANIC") == "abort" {
+    if lld && variable("PROFILE") == "release" {
         let folder = variable("CARGO_MANIFEST_DIR");
         println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
         println!("cargo:rustc-link-arg-bins=-Wl,-T,{folder}/discard-unwind-tables.ld");

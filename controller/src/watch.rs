@@ -20,8 +20,12 @@ use crate::names;
 use crate::settings::{ProxyMode, Settings};
 use crate::world::{ObjectKey, Touched, World};
 
-/// Objects in a page of the first list. kube's 500 full-size pods would be most of this process's memory.
-const PAGE: u32 = 50;
+/// Objects in a page of the first list. A page is held in full for a moment, and kube's 500 would be most of this
+/// process's memory from then on.
+const PAGE: u32 = 25;
+
+/// The same for the kinds whose objects are large before they are reduced.
+const PAGE_OF_LARGE: u32 = 8;
 
 /// What a watch told.
 #[derive(Debug)]
@@ -82,49 +86,44 @@ pub type Changes = SelectAll<BoxStream<'static, Change>>;
 
 /// Starts all watches.
 pub fn start(client: &Client, settings: &Settings, streaming_lists: bool) -> Changes {
-    let config = || {
-        let config = Config::default().page_size(PAGE);
+    let config = |page: u32| {
+        let config = Config::default().page_size(page);
         if streaming_lists {
             config.streaming_lists()
         } else {
             config
         }
     };
-    let namespace = &settings.namespace;
+    let (small, large) = (|| config(PAGE), || config(PAGE_OF_LARGE));
+    let everywhere = || client.clone();
+    let pods = Api::namespaced(client.clone(), &settings.namespace);
+    let of_service = small().labels(names::SLICE_SERVICE);
+    let svclb = small().labels(names::SERVICE_NAME);
+    let kube_proxy = small().fields("metadata.name=kube-proxy");
     select_all([
         follow(
-            Api::all(client.clone()),
-            config(),
+            Api::all(everywhere()),
+            small(),
             Kind::Services,
             Change::Service,
         ),
+        follow(Api::all(everywhere()), large(), Kind::Nodes, Change::Node),
         follow(
-            Api::all(client.clone()),
-            config(),
-            Kind::Nodes,
-            Change::Node,
-        ),
-        follow(
-            Api::all(client.clone()),
-            config(),
+            Api::all(everywhere()),
+            large(),
             Kind::DaemonSets,
             Change::DaemonSet,
         ),
+        follow(pods, svclb, Kind::Pods, Change::Pod),
         follow(
-            Api::namespaced(client.clone(), namespace),
-            config().labels(names::SERVICE_NAME),
-            Kind::Pods,
-            Change::Pod,
-        ),
-        follow(
-            Api::all(client.clone()),
-            config().labels(names::SLICE_SERVICE),
+            Api::all(everywhere()),
+            of_service,
             Kind::Slices,
             Change::Slice,
         ),
         follow(
             in_kube_system(client),
-            config().fields("metadata.name=kube-proxy"),
+            kube_proxy,
             Kind::ProxyConfig,
             Change::ProxyConfig,
         ),
