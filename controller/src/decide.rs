@@ -134,20 +134,6 @@ fn may_delete(world: &World, daemonset: &DaemonSetFacts) -> bool {
         && !world.is_being_deleted(&daemonset.uid)
 }
 
-impl Memory {
-    /// What is remembered of this very Service.
-    pub(crate) fn of(&mut self, service: &ServiceFacts) -> &mut ServiceMemory {
-        let memory = self.services.entry(service.key.clone()).or_default();
-        if memory.uid != service.uid {
-            *memory = ServiceMemory {
-                uid: service.uid.clone(),
-                ..ServiceMemory::default()
-            };
-        }
-        memory
-    }
-}
-
 /// Whether to ask for a write: not again while the last patch may still be under way.
 pub(crate) fn not_lately(
     asked: &mut Option<Timestamp>,

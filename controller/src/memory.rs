@@ -7,18 +7,24 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use crate::conflict::Holder;
-use crate::facts::{Ingress, ServiceKey};
+use crate::facts::{Ingress, ServiceFacts, ServiceKey};
 
 /// The controller's memory.
 #[derive(Clone, Debug)]
 pub struct Memory {
+    pub(crate) outages: Outages,
+    pub(crate) services: HashMap<ServiceKey, ServiceMemory>,
+}
+
+/// When it may be that nodes are marked not Ready though nothing is wrong with them.
+#[derive(Clone, Copy, Debug)]
+pub struct Outages {
     /// When this controller began to decide (as the leader).
     pub(crate) started: Timestamp,
     /// The API server has not answered since then.
     pub(crate) silent_since: Option<Timestamp>,
     /// When an outage of five seconds or more last ended.
-    pub(crate) outage_ended: Option<Timestamp>,
-    pub(crate) services: HashMap<ServiceKey, ServiceMemory>,
+    pub(crate) ended: Option<Timestamp>,
 }
 
 /// What is remembered of one Service.
@@ -57,6 +63,10 @@ pub(crate) struct NodeMemory {
     pub(crate) held: bool,
     /// Since when there has been no pod there.
     pub(crate) podless_since: Option<Timestamp>,
+    /// A pod of the Service is on its way out there, and has the ports until it has ended.
+    pub(crate) old_one_lingers: bool,
+    /// From then on the scheduler has had the time to look again, after the old pod has ended.
+    pub(crate) verdict_counts_from: Option<Timestamp>,
     /// The last pod there failed: the next one must be Ready. (A restart forgets it.)
     pub(crate) failed: bool,
 }
@@ -106,24 +116,26 @@ impl Memory {
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self {
-            started: now,
-            silent_since: None,
-            outage_ended: None,
+            outages: Outages {
+                started: now,
+                silent_since: None,
+                ended: None,
+            },
             services: HashMap::new(),
         }
     }
 
     /// The API server has not answered for five seconds or more.
     pub fn api_silent(&mut self, since: Timestamp) {
-        self.silent_since.get_or_insert(since);
+        self.outages.silent_since.get_or_insert(since);
     }
 
     /// The API server answers again.
     pub fn api_answers(&mut self, now: Timestamp) {
-        if self.silent_since.take().is_none() {
+        if self.outages.silent_since.take().is_none() {
             return;
         }
-        self.outage_ended = Some(now);
+        self.outages.ended = Some(now);
         // Nobody could make the next pod meanwhile: its time begins anew.
         for node in self
             .services
@@ -160,8 +172,27 @@ impl Memory {
     pub fn write_failed(&mut self, service: &ServiceKey) {
         if let Some(memory) = self.services.get_mut(service) {
             memory.finalizer_asked = None;
+            memory.removal_asked = None;
             memory.clearing_asked = None;
         }
+    }
+
+    /// Is anything remembered of this very Service?
+    pub(crate) fn knows(&self, service: &ServiceFacts) -> bool {
+        let memory = self.services.get(&service.key);
+        memory.is_some_and(|memory| memory.uid == service.uid)
+    }
+
+    /// What is remembered of this very Service.
+    pub(crate) fn of(&mut self, service: &ServiceFacts) -> &mut ServiceMemory {
+        let memory = self.services.entry(service.key.clone()).or_default();
+        if memory.uid != service.uid {
+            *memory = ServiceMemory {
+                uid: service.uid.clone(),
+                ..ServiceMemory::default()
+            };
+        }
+        memory
     }
 
     /// A Service is gone.

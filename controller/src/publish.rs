@@ -19,6 +19,8 @@ use crate::world::World;
 
 /// How long an address stays between two pods.
 const GAP: SignedDuration = SignedDuration::from_secs(60);
+/// How long the scheduler may take to look at a refused pod again: the most that it backs off.
+const NEXT_VERDICT: SignedDuration = SignedDuration::from_secs(10);
 
 /// What a Service is served with.
 #[derive(Debug)]
@@ -206,19 +208,28 @@ fn hold(
     let there = live().next().is_some();
     if there {
         memory.podless_since = None;
+        memory.old_one_lingers = false;
+        memory.verdict_counts_from = None;
     }
     if repelled == Some(Repelled::AllPods) || (memory.failed && !ready) {
         memory.held = false;
     } else if present {
         memory.held = true;
     } else if !there && memory.held {
-        // While a pod of the same Service is still on its way out, the scheduler refuses the next one because of it.
-        let old_one_lingers = here.iter().any(|pod| pod.phase != PodPhase::Ended);
-        let refused = !old_one_lingers
-            && pods.iter().any(|pod| {
-                pod.target.as_deref() == Some(&node.name)
-                    && pod.refusal.as_ref().is_some_and(|refusal| refusal.ports)
-            });
+        // While a pod of the same Service is still on its way out, the scheduler refuses the next one because of it, and
+        // for a while longer that verdict is all there is.
+        let lingers = here.iter().any(|pod| pod.phase != PodPhase::Ended);
+        if !lingers && memory.old_one_lingers {
+            memory.verdict_counts_from = Some(now + NEXT_VERDICT);
+        }
+        memory.old_one_lingers = lingers;
+        let is_refused = pods.iter().any(|pod| {
+            pod.target.as_deref() == Some(&node.name)
+                && pod.refusal.as_ref().is_some_and(|refusal| refusal.ports)
+        });
+        let counts_from = memory.verdict_counts_from.filter(|from| now < *from);
+        let refused = is_refused && !lingers && counts_from.is_none();
+        published.recheck(counts_from.filter(|_| is_refused));
         let end = *memory.podless_since.get_or_insert(now) + GAP;
         if refused || repelled.is_some() || (now >= end && !silent) {
             memory.held = false;

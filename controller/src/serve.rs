@@ -13,7 +13,7 @@ use crate::decision::{DaemonSetStep, Decision, Event, FinalizerStep};
 use crate::diagnose;
 use crate::drift;
 use crate::facts::{Ingress, NodeFacts, Readiness, ServiceFacts};
-use crate::memory::{FoundHolders, Memory, ServiceMemory};
+use crate::memory::{FoundHolders, Memory, Outages, ServiceMemory};
 use crate::names::{self, reason};
 use crate::net::Port;
 use crate::publish::{Ground, earliest, publish};
@@ -30,6 +30,19 @@ const TAKE_OVER: SignedDuration = SignedDuration::from_secs(60);
 /// How soon the holders of a port are searched again.
 const SEARCH_AGAIN: SignedDuration = SignedDuration::from_mins(30);
 
+/// One Service at one moment.
+struct Turn<'a> {
+    world: &'a World,
+    service: &'a ServiceFacts,
+    /// Its DaemonSet's name.
+    name: &'a str,
+    outages: Outages,
+    now: Timestamp,
+    memory: ServiceMemory,
+    notices: Vec<Notice>,
+    decision: &'a mut Decision,
+}
+
 /// Decides about a Service that is served.
 pub(crate) fn serve(
     world: &World,
@@ -39,185 +52,211 @@ pub(crate) fn serve(
     decision: &mut Decision,
 ) {
     let name = names::daemonset(&service.key.name, &service.uid);
-    let is_new = memory
-        .services
-        .get(&service.key)
-        .is_none_or(|memory| memory.uid != service.uid);
-    let mut of_service = std::mem::take(memory.of(service));
-    if is_new
-        && !service.ingress.is_empty()
-        && world.daemonset(&name).is_none_or(|there| !there.is_ours())
-    {
-        of_service.taken_over_until = Some(now + TAKE_OVER);
-    }
-    status::watch_for_others(service, &mut of_service, now);
-    if service.finalizer {
-        of_service.finalizer_asked = None;
-        of_service.removal_asked = None;
-    } else if not_lately(&mut of_service.finalizer_asked, now, decision) {
-        decision.finalizer = FinalizerStep::Add {
-            uid: service.uid.clone(),
-        };
-    }
-
-    let wish = wish(service, world.proxy_mode(), world.settings());
-    let mut notices = diagnose::of_wish(service, &wish);
-    let ingress = match &wish {
-        Ok(wish) => as_wished(
-            world,
-            service,
-            &name,
-            wish,
-            memory,
-            &mut of_service,
-            &mut notices,
-            now,
-            decision,
-        ),
-        Err(_) => as_before(
-            world,
-            service,
-            &name,
-            memory,
-            &mut of_service,
-            now,
-            decision,
-        ),
-    };
-    notices.extend(diagnose::pods(world, service, &name));
-    if let Some(back) = &of_service.stepped_back {
-        notices.push(diagnose::status_conflict(&back.manager));
-    }
-
-    let (events, recheck_at) = told::tell(
-        &mut of_service,
-        &notices,
-        world.settings().repeat_warnings,
+    let is_new = !memory.knows(service);
+    let mut turn = Turn {
+        world,
+        service,
+        name: &name,
+        outages: memory.outages,
         now,
-    );
-    decision.events.extend(events);
-    decision.recheck_at = earliest(decision.recheck_at, recheck_at);
-    notices.extend(told::lingering(&of_service));
-    status::write(service, ingress, &notices, &mut of_service, now, decision);
-    *memory.of(service) = of_service;
-}
-
-/// With a wish that can be read: the DaemonSet is made what it should be.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one decision in two halves, of which the other needs as much"
-)]
-fn as_wished(
-    world: &World,
-    service: &ServiceFacts,
-    name: &str,
-    wish: &Wish,
-    memory: &Memory,
-    of_service: &mut ServiceMemory,
-    notices: &mut Vec<Notice>,
-    now: Timestamp,
-    decision: &mut Decision,
-) -> Vec<Ingress> {
-    let placement = placement(world, service);
-    let addresses = AddressRules::new(wish, world.proxy_mode(), world.settings());
-    search_holders(world, service, name, &placement, of_service, now, decision);
-    notices.extend(diagnose::ports(
-        world, service, &placement, of_service, name,
-    ));
-    if placement.wanted.is_empty() || wish.open_families.is_empty() {
-        if placement.wanted.is_empty() {
-            notices.extend(diagnose::no_node(&placement, None));
-        }
-        decision.daemonsets.extend(delete_own(world, name));
-        of_service.nodes.clear();
-        return Vec::new();
+        memory: std::mem::take(memory.of(service)),
+        notices: Vec::new(),
+        decision,
+    };
+    if is_new {
+        turn.begin();
     }
-    let rules = NodeRules {
-        allow_listing: world.allow_listing(),
-        left_out: placement
-            .left_out
-            .iter()
-            .filter(|(_, why)| !why.by_label())
-            .map(|(name, _)| *name)
-            .collect(),
-    };
-    let roll_out = roll_out(world, name, &placement, wish, &addresses);
-    let wanted = daemonset(service, wish, &rules, roll_out, world.settings());
-    let template = wanted
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.template.spec.as_ref());
-    let admission = template.map(Admission::from).unwrap_or_default();
-    notices.extend(diagnose::no_node(&placement, Some(&admission)));
-    decision.daemonsets.extend(step(world, name, wanted));
-
-    let ports: BTreeSet<Port> = service.claims().collect();
-    let ground = Ground {
-        service,
-        daemonset: name,
-        wanted: &placement.wanted,
-        admission: &admission,
-        ports: &ports,
-        families: &wish.open_families,
-        addresses: &addresses,
-        ip_mode: wish.ip_mode,
-    };
-    published(world, &ground, memory, of_service, now, decision)
+    turn.serve();
+    *memory.of(service) = turn.memory;
 }
 
-/// With a wish that cannot be read: what worked works on, and nothing comes to it.
-fn as_before(
-    world: &World,
-    service: &ServiceFacts,
-    name: &str,
-    memory: &Memory,
-    of_service: &mut ServiceMemory,
-    now: Timestamp,
-    decision: &mut Decision,
-) -> Vec<Ingress> {
-    let Some(there) = world.daemonset(name).filter(|there| there.is_ours()) else {
-        return Vec::new();
-    };
-    let contest = Contest::new(world, service);
-    let wanted: BTreeMap<&str, &NodeFacts> = world
-        .nodes()
-        .filter(|node| there.admission.admits(node) && contest.can_have_all_ports_on(node).is_ok())
-        .map(|node| (node.name.as_str(), node))
-        .collect();
-    let addresses = AddressRules::any_of(world.proxy_mode(), world.settings());
-    let ground = Ground {
-        service,
-        daemonset: name,
-        wanted: &wanted,
-        admission: &there.admission,
-        ports: &there.ports,
-        families: &service.families,
-        addresses: &addresses,
-        ip_mode: IpMode::Vip,
-    };
-    let may_stay = published(world, &ground, memory, of_service, now, decision);
-    let listed = status::listed(service, of_service);
-    listed
-        .iter()
-        .filter(|old| may_stay.iter().any(|new| new.address == old.address))
-        .cloned()
-        .collect()
-}
+impl Turn<'_> {
+    /// Addresses without a DaemonSet of ours are another's, whose place we take.
+    fn begin(&mut self) {
+        let there = self.world.daemonset(self.name);
+        if !self.service.ingress.is_empty() && there.is_none_or(|there| !there.is_ours()) {
+            self.memory.taken_over_until = Some(self.now + TAKE_OVER);
+        }
+    }
 
-fn published(
-    world: &World,
-    ground: &Ground<'_>,
-    memory: &Memory,
-    of_service: &mut ServiceMemory,
-    now: Timestamp,
-    decision: &mut Decision,
-) -> Vec<Ingress> {
-    let candidates = ground.wanted.values().filter(|node| !node.leaving).copied();
-    let trust = Trust::new(memory, candidates, now);
-    let listed = status::listed(ground.service, of_service).to_vec();
-    let published = publish(world, ground, &trust, &listed, of_service, now);
-    decision.recheck_at = earliest(decision.recheck_at, published.recheck_at);
-    published.ingress
+    fn serve(&mut self) {
+        status::watch_for_others(self.service, &mut self.memory, self.now);
+        self.ask_for_finalizer();
+        let wish = wish(self.service, self.world.proxy_mode(), self.world.settings());
+        self.notices = diagnose::of_wish(self.service, &wish);
+        let ingress = match &wish {
+            Ok(wish) => self.as_wished(wish),
+            Err(_) => self.as_before(),
+        };
+        self.notices
+            .extend(diagnose::pods(self.world, self.service, self.name));
+        if let Some(back) = &self.memory.stepped_back {
+            self.notices.push(diagnose::status_conflict(&back.manager));
+        }
+        let repeat = self.world.settings().repeat_warnings;
+        let (events, recheck_at) = told::tell(&mut self.memory, &self.notices, repeat, self.now);
+        self.decision.events.extend(events);
+        self.recheck(recheck_at);
+        self.notices.extend(told::lingering(&self.memory));
+        status::write(
+            self.service,
+            ingress,
+            &self.notices,
+            &mut self.memory,
+            self.now,
+            self.decision,
+        );
+    }
+
+    fn recheck(&mut self, at: Option<Timestamp>) {
+        self.decision.recheck_at = earliest(self.decision.recheck_at, at);
+    }
+
+    fn ask_for_finalizer(&mut self) {
+        if self.service.finalizer {
+            self.memory.finalizer_asked = None;
+            self.memory.removal_asked = None;
+        } else if not_lately(&mut self.memory.finalizer_asked, self.now, self.decision) {
+            self.decision.finalizer = FinalizerStep::Add {
+                uid: self.service.uid.clone(),
+            };
+        }
+    }
+
+    /// With a wish that can be read: the DaemonSet is made what it should be.
+    fn as_wished(&mut self, wish: &Wish) -> Vec<Ingress> {
+        let (world, service) = (self.world, self.service);
+        let placement = placement(world, service);
+        self.search_holders(&placement);
+        self.notices.extend(diagnose::ports(
+            world,
+            service,
+            &placement,
+            &self.memory,
+            self.name,
+        ));
+        if placement.wanted.is_empty() || wish.open_families.is_empty() {
+            if placement.wanted.is_empty() {
+                self.notices.extend(diagnose::no_node(&placement, None));
+            }
+            self.decision
+                .daemonsets
+                .extend(delete_own(world, self.name));
+            self.memory.nodes.clear();
+            return Vec::new();
+        }
+        let addresses = AddressRules::new(wish, world.proxy_mode(), world.settings());
+        let left_out = placement.left_out.iter().filter(|(_, why)| !why.by_label());
+        let rules = NodeRules {
+            allow_listing: world.allow_listing(),
+            left_out: left_out.map(|(name, _)| *name).collect(),
+        };
+        let roll_out = roll_out(world, self.name, &placement, wish, &addresses);
+        let wanted = daemonset(service, wish, &rules, roll_out, world.settings());
+        let template = wanted
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.template.spec.as_ref());
+        let admission = template.map(Admission::from).unwrap_or_default();
+        self.notices
+            .extend(diagnose::no_node(&placement, Some(&admission)));
+        self.decision
+            .daemonsets
+            .extend(step(world, self.name, wanted));
+
+        let ports: BTreeSet<Port> = service.claims().collect();
+        self.publish(&Ground {
+            service,
+            daemonset: self.name,
+            wanted: &placement.wanted,
+            admission: &admission,
+            ports: &ports,
+            families: &wish.open_families,
+            addresses: &addresses,
+            ip_mode: wish.ip_mode,
+        })
+    }
+
+    /// With a wish that cannot be read: what worked works on, and nothing comes to it.
+    fn as_before(&mut self) -> Vec<Ingress> {
+        let (world, service) = (self.world, self.service);
+        let Some(there) = world.daemonset(self.name).filter(|there| there.is_ours()) else {
+            return Vec::new();
+        };
+        let contest = Contest::new(world, service);
+        let admitted = world.nodes().filter(|node| there.admission.admits(node));
+        let wanted: BTreeMap<&str, &NodeFacts> = admitted
+            .filter(|node| contest.can_have_all_ports_on(node).is_ok())
+            .map(|node| (node.name.as_str(), node))
+            .collect();
+        let may_stay = self.publish(&Ground {
+            service,
+            daemonset: self.name,
+            wanted: &wanted,
+            admission: &there.admission,
+            ports: &there.ports,
+            families: &service.families,
+            addresses: &AddressRules::any_of(world.proxy_mode(), world.settings()),
+            ip_mode: IpMode::Vip,
+        });
+        let listed = status::listed(service, &self.memory).iter();
+        let stays = |old: &&Ingress| may_stay.iter().any(|new| new.address == old.address);
+        listed.filter(stays).cloned().collect()
+    }
+
+    fn publish(&mut self, ground: &Ground<'_>) -> Vec<Ingress> {
+        let candidates = ground.wanted.values().filter(|node| !node.leaving).copied();
+        let trust = Trust::new(self.outages, candidates, self.now);
+        let listed = status::listed(self.service, &self.memory).to_vec();
+        let published = publish(
+            self.world,
+            ground,
+            &trust,
+            &listed,
+            &mut self.memory,
+            self.now,
+        );
+        self.recheck(published.recheck_at);
+        published.ingress
+    }
+
+    /// Asks who holds the ports on nodes that refused a pod: once for each pod, and again now and then.
+    fn search_holders(&mut self, placement: &Placement<'_>) {
+        let refused: BTreeMap<&str, &str> =
+            diagnose::refused(self.world, self.service, self.name, true)
+                .filter_map(|pod| Some((pod.target.as_deref()?, pod.uid.as_str())))
+                .filter(|(node, _)| placement.wanted.contains_key(node))
+                .collect();
+        self.memory
+            .holders
+            .retain(|node, _| refused.contains_key(node.as_str()));
+        for (node, pod) in refused {
+            let found = self
+                .memory
+                .holders
+                .get(node)
+                .filter(|found| found.pod == pod);
+            let asked = found.map(|found| found.asked);
+            let search_again = asked
+                .map(|asked| asked + SEARCH_AGAIN)
+                .filter(|at| self.now < *at);
+            self.recheck(search_again);
+            if search_again.is_none() {
+                let before = self
+                    .memory
+                    .holders
+                    .remove(node)
+                    .and_then(|found| found.holders);
+                let asked = FoundHolders {
+                    pod: pod.to_owned(),
+                    asked: self.now,
+                    holders: before,
+                };
+                self.memory.holders.insert(node.to_owned(), asked);
+                self.decision.find_holders.push(node.to_owned());
+            }
+        }
+    }
 }
 
 /// What brings the DaemonSet that is there to what is wanted.
@@ -292,40 +331,4 @@ fn roll_out(
         .values()
         .filter(|node| rolling && !matches!(node.readiness, Readiness::Ready(_)));
     RollOut::OneByOne { dead: dead.count() }
-}
-
-/// Asks who holds the ports on nodes that refused a pod: once for each pod, and again now and then.
-fn search_holders(
-    world: &World,
-    service: &ServiceFacts,
-    name: &str,
-    placement: &Placement<'_>,
-    memory: &mut ServiceMemory,
-    now: Timestamp,
-    decision: &mut Decision,
-) {
-    let refused: BTreeMap<&str, &str> = diagnose::refused(world, service, name, true)
-        .filter_map(|pod| Some((pod.target.as_deref()?, pod.uid.as_str())))
-        .filter(|(node, _)| placement.wanted.contains_key(node))
-        .collect();
-    memory
-        .holders
-        .retain(|node, _| refused.contains_key(node.as_str()));
-    for (node, pod) in refused {
-        let found = memory.holders.get(node).filter(|found| found.pod == pod);
-        let search_again = found
-            .map(|found| found.asked + SEARCH_AGAIN)
-            .filter(|at| now < *at);
-        decision.recheck_at = earliest(decision.recheck_at, search_again);
-        if search_again.is_none() {
-            let before = memory.holders.remove(node).and_then(|found| found.holders);
-            let asked = FoundHolders {
-                pod: pod.to_owned(),
-                asked: now,
-                holders: before,
-            };
-            memory.holders.insert(node.to_owned(), asked);
-            decision.find_holders.push(node.to_owned());
-        }
-    }
 }

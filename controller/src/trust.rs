@@ -6,7 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::facts::{NodeFacts, Readiness};
-use crate::memory::Memory;
+use crate::memory::Outages;
 
 /// How long after an outage, or after our own start, no address leaves because of Ready.
 const GRACE: SignedDuration = SignedDuration::from_secs(30);
@@ -38,7 +38,7 @@ pub struct Trust {
 impl Trust {
     /// `candidates` are the nodes that the Service's DaemonSet wants, whatever their Ready says.
     pub fn new<'a>(
-        memory: &Memory,
+        outages: Outages,
         candidates: impl IntoIterator<Item = &'a NodeFacts>,
         now: Timestamp,
     ) -> Self {
@@ -51,12 +51,12 @@ impl Trust {
         }
         let after =
             |event: Option<Timestamp>| event.map(|event| event + GRACE).filter(|end| now < *end);
-        let after_start = after(Some(memory.started)).filter(|_| !any_long_ready);
-        let until = after(memory.outage_ended).max(after_start);
+        let after_start = after(Some(outages.started)).filter(|_| !any_long_ready);
+        let until = after(outages.ended).max(after_start);
         Self {
             // While no candidate is Ready there is nothing better to send clients to.
-            ready_counts: any_ready && memory.silent_since.is_none() && until.is_none(),
-            silent: memory.silent_since.is_some(),
+            ready_counts: any_ready && outages.silent_since.is_none() && until.is_none(),
+            silent: outages.silent_since.is_some(),
             until,
         }
     }
