@@ -38,7 +38,7 @@ impl Wanted {
     fn by_chance(random: &mut Random) -> Self {
         let count = 1 + random.below(2);
         Self {
-            pooled: random.below(4) > 0,
+            pooled: random.below(10) > 0,
             ports: (0..count)
                 .map(|_| PORTS.start + random.below(PORTS.end - PORTS.start))
                 .collect(),
@@ -92,7 +92,7 @@ pub(crate) fn two_hundred_services(space: &Space<'_>) -> Result<()> {
             }
             _ => {}
         }
-        thread::sleep(Duration::from_millis(u64::from(random.below(60))));
+        thread::sleep(Duration::from_millis(u64::from(random.below(20))));
     }
     wait::until(
         "all Services as wanted, or waiting for somebody's port",
