@@ -27,6 +27,8 @@ pub struct Done {
     pub written: Option<Vec<Ingress>>,
     /// The DaemonSets that were to be created or applied, and were not.
     pub not_sent: Vec<String>,
+    /// The UIDs of those that were to be deleted, and were not.
+    pub not_deleted: Vec<String>,
     /// The first write that failed; those after it were not tried.
     pub result: Result<(), Error>,
 }
@@ -55,6 +57,12 @@ impl Hands {
                 .filter_map(sent_name)
                 .map(str::to_owned)
                 .collect(),
+            not_deleted: decision
+                .daemonsets
+                .iter()
+                .filter_map(deleted_uid)
+                .map(str::to_owned)
+                .collect(),
             result: Ok(()),
         };
         done.result = self.steps(&mut done, &uid, decision).await;
@@ -73,6 +81,9 @@ impl Hands {
             }
             if let Some(name) = sent_name(&step) {
                 done.not_sent.retain(|waiting| waiting != name);
+            }
+            if let Some(uid) = deleted_uid(&step) {
+                done.not_deleted.retain(|waiting| waiting != uid);
             }
         }
         if let Some(write) = decision.status {
@@ -140,6 +151,13 @@ fn sent_name(step: &DaemonSetStep) -> Option<&str> {
             object.metadata.name.as_deref()
         }
         DaemonSetStep::Delete { .. } => None,
+    }
+}
+
+fn deleted_uid(step: &DaemonSetStep) -> Option<&str> {
+    match step {
+        DaemonSetStep::Delete { uid, .. } => Some(uid),
+        DaemonSetStep::Create { .. } | DaemonSetStep::Apply { .. } => None,
     }
 }
 

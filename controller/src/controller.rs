@@ -222,6 +222,9 @@ impl Controller {
             Timestamp::now(),
         );
         self.parts.metrics.reconciled(began.elapsed());
+        if let Some(name) = &decision.as_wanted {
+            self.stores.world.daemonset_as_wanted(name);
+        }
         self.count(&service);
         if let Some(at) = decision.recheck_at {
             self.queue.add(service.clone(), at);
@@ -309,6 +312,7 @@ impl Controller {
             service,
             written,
             not_sent,
+            not_deleted,
             result,
         } = done;
         self.writing -= 1;
@@ -324,6 +328,9 @@ impl Controller {
         for name in not_sent {
             let touched = self.stores.world.daemonset_not_sent(&name);
             self.look_at(touched);
+        }
+        for uid in not_deleted {
+            self.stores.world.daemonset_not_deleted(&uid);
         }
         let Err(error) = result else {
             self.backoff.succeeded(&service);

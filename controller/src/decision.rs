@@ -20,6 +20,8 @@ pub struct Decision {
     pub events: Vec<Event>,
     /// Nodes of which the pods must be listed, to learn who holds a port (see [`crate::conflict`]).
     pub find_holders: Vec<String>,
+    /// The DaemonSet of this name has been compared and is as wanted (see [`crate::world::World::daemonset_as_wanted`]).
+    pub as_wanted: Option<String>,
     /// When to decide again though nothing has changed.
     pub recheck_at: Option<Timestamp>,
 }

@@ -18,7 +18,10 @@ pub fn is_as_wanted(there: &DaemonSetFacts, wanted: &DaemonSet) -> bool {
     if there.applied.as_ref() != applied {
         return false;
     }
-    serde_json::from_str::<Value>(&there.content)
+    let Some(text) = there.content.text() else {
+        return true;
+    };
+    serde_json::from_str::<Value>(text)
         .is_ok_and(|there| holds(&there, &daemonset_content(wanted), ""))
 }
 

@@ -9,7 +9,7 @@ mod pod;
 mod service;
 mod slice;
 
-pub use daemonset::DaemonSetFacts;
+pub use daemonset::{Content, DaemonSetFacts};
 pub(crate) use daemonset::content as daemonset_content;
 pub use node::{AddressKind, NodeFacts, Readiness};
 pub use pod::{PodFacts, PodPhase, Refusal, host_ports};

@@ -160,9 +160,11 @@ impl Turn<'_> {
         let admission = template.map(Admission::from).unwrap_or_default();
         self.notices
             .extend(diagnose::no_node(&placement, Some(&admission)));
-        self.decision
-            .daemonsets
-            .extend(step(world, self.name, wanted));
+        match step(world, self.name, wanted) {
+            Step::AsWanted => self.decision.as_wanted = Some(self.name.to_owned()),
+            Step::Later => {}
+            Step::Now(step) => self.decision.daemonsets.push(step),
+        }
 
         let ports: BTreeSet<Port> = service.claims().collect();
         self.publish(&Ground {
@@ -259,8 +261,18 @@ impl Turn<'_> {
     }
 }
 
+/// What is to be done about the DaemonSet.
+enum Step {
+    /// Nothing: it has been compared.
+    AsWanted,
+    /// Nothing now: something is under way, or it is not ours to touch.
+    Later,
+    /// This.
+    Now(DaemonSetStep),
+}
+
 /// What brings the DaemonSet that is there to what is wanted.
-fn step(world: &World, name: &str, wanted: DaemonSet) -> Option<DaemonSetStep> {
+fn step(world: &World, name: &str, wanted: DaemonSet) -> Step {
     let applied = wanted
         .metadata
         .annotations
@@ -268,24 +280,30 @@ fn step(world: &World, name: &str, wanted: DaemonSet) -> Option<DaemonSetStep> {
         .and_then(|annotations| annotations.get(names::APPLIED));
     let in_flight = world.daemonset_in_flight(name);
     if in_flight.is_some_and(|in_flight| in_flight.applied.as_ref() == applied) {
-        return None;
+        return Step::Later;
     }
     let namespace = &world.settings().namespace;
     let note = format!("Applied LoadBalancer DaemonSet {namespace}/{name}");
     let event = Event::normal(reason::APPLIED_DAEMONSET, note);
     let Some(there) = world.daemonset(name) else {
         // One that is being created has no UID yet to apply over.
-        return in_flight.is_none().then(|| DaemonSetStep::Create {
+        if in_flight.is_some() {
+            return Step::Later;
+        }
+        return Step::Now(DaemonSetStep::Create {
             object: Box::new(wanted),
             event,
         });
     };
     if there.deleting || world.is_being_deleted(&there.uid) {
-        return None;
+        return Step::Later;
     }
     if !there.is_ours() {
         // ServiceLB's own is its own; anybody else's has no business under this name.
-        return (!there.servicelb).then(|| DaemonSetStep::Delete {
+        if there.servicelb {
+            return Step::Later;
+        }
+        return Step::Now(DaemonSetStep::Delete {
             namespace: there.namespace.clone(),
             name: there.name.clone(),
             uid: there.uid.clone(),
@@ -293,9 +311,9 @@ fn step(world: &World, name: &str, wanted: DaemonSet) -> Option<DaemonSetStep> {
         });
     }
     if in_flight.is_none() && drift::is_as_wanted(there, &wanted) {
-        return None;
+        return Step::AsWanted;
     }
-    Some(DaemonSetStep::Apply {
+    Step::Now(DaemonSetStep::Apply {
         uid: there.uid.clone(),
         object: Box::new(wanted),
         event,

@@ -1,6 +1,7 @@
 //! A DaemonSet, reduced: ours, ServiceLB's, or one that stands where ours should.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use serde_json::{Value, json};
@@ -36,8 +37,48 @@ pub struct DaemonSetFacts {
     pub rolling: bool,
     /// What we applied last, as a hash.
     pub applied: Option<String>,
-    /// Labels, annotations and spec, as JSON text: the smallest form in which it can still be compared.
-    pub content: Box<str>,
+    /// Labels, annotations and spec.
+    pub content: Content,
+}
+
+/// Labels, annotations and spec of a DaemonSet, until they have been compared with what is wanted: half of all memory
+/// would be their text.
+#[derive(Clone, Debug)]
+pub struct Content {
+    hash: u64,
+    /// JSON, the smallest form in which they can be compared. Nothing once they have been found to hold all that
+    /// [`DaemonSetFacts::applied`] stands for.
+    text: Option<Box<str>>,
+}
+
+/// By the hash: whether the text is still there makes no difference.
+impl PartialEq for Content {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Content {
+    fn of(daemonset: &DaemonSet) -> Self {
+        let text = content(daemonset).to_string();
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self {
+            hash: hasher.finish(),
+            text: Some(text.into()),
+        }
+    }
+
+    /// The text, unless it has been found to be as wanted.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// It has been found to be as wanted.
+    pub(crate) fn forget_text(&mut self) {
+        self.text = None;
+    }
 }
 
 impl From<&DaemonSet> for DaemonSetFacts {
@@ -72,7 +113,7 @@ impl From<&DaemonSet> for DaemonSetFacts {
                 .as_ref()
                 .and_then(|annotations| annotations.get(names::APPLIED))
                 .cloned(),
-            content: content(daemonset).to_string().into(),
+            content: Content::of(daemonset),
         }
     }
 }

@@ -22,7 +22,7 @@ pub enum ClaimForm {
 impl World {
     /// A DaemonSet appeared or changed. All DaemonSets of the cluster may be shown; those without bearing are ignored.
     pub fn apply_daemonset(&mut self, daemonset: &DaemonSet) -> Touched {
-        let facts = DaemonSetFacts::from(daemonset);
+        let mut facts = DaemonSetFacts::from(daemonset);
         let key = ObjectKey::new(&facts.namespace, &facts.name);
         let has_such_name =
             facts.namespace == self.settings.namespace && facts.name.starts_with("svclb-");
@@ -32,6 +32,12 @@ impl World {
         }
         if self.daemonsets.get(&key) == Some(&facts) {
             return Touched::nothing();
+        }
+        let compared = self.daemonsets.get(&key).is_some_and(|before| {
+            before.content.text().is_none() && before.content == facts.content
+        });
+        if compared {
+            facts.content.forget_text();
         }
         let at_work = self.servicelb_at_work();
         let before = self.daemonsets.insert(key.clone(), facts);
@@ -58,6 +64,14 @@ impl World {
         }
         touched.all |= at_work != self.servicelb_at_work();
         touched
+    }
+
+    /// The DaemonSet of this name in our namespace has been compared, and is as wanted: its text need not be kept.
+    pub fn daemonset_as_wanted(&mut self, name: &str) {
+        let key = self.in_our_namespace(name);
+        if let Some(facts) = self.daemonsets.get_mut(&key) {
+            facts.content.forget_text();
+        }
     }
 
     /// A DaemonSet is gone.
