@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{
     NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
+use serde_json::json;
 
 use crate::facts::NodeFacts;
 
@@ -45,6 +46,11 @@ impl From<&PodSpec> for Admission {
 }
 
 impl Admission {
+    /// All of it as text, to tell equal ones.
+    pub(crate) fn to_json(&self) -> String {
+        json!([self.selector, self.terms, self.tolerations]).to_string()
+    }
+
     /// Do the node selector and the affinity admit the node? Taints left aside.
     #[must_use]
     pub fn admits(&self, node: &NodeFacts) -> bool {

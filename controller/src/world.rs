@@ -3,6 +3,7 @@
 //! Each `apply_…` and `remove_…` answers which Services a change concerns, so that nothing else is looked at again.
 
 mod daemonsets;
+mod shared;
 mod touched;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,6 +18,8 @@ use crate::names;
 use crate::net::Port;
 use crate::settings::{ProxyMode, Settings};
 
+use shared::Admissions;
+
 pub use daemonsets::ClaimForm;
 pub use touched::{ObjectKey, Touched};
 
@@ -29,6 +32,7 @@ pub struct World {
     nodes: BTreeMap<String, NodeFacts>,
     allow_listing: usize,
     daemonsets: BTreeMap<ObjectKey, DaemonSetFacts>,
+    admissions: Admissions,
     sent: BTreeMap<String, DaemonSetFacts>,
     vanished: BTreeMap<String, DaemonSetFacts>,
     deleted: BTreeSet<String>,
@@ -53,6 +57,7 @@ impl World {
             nodes: BTreeMap::new(),
             allow_listing: 0,
             daemonsets: BTreeMap::new(),
+            admissions: Admissions::default(),
             sent: BTreeMap::new(),
             vanished: BTreeMap::new(),
             deleted: BTreeSet::new(),

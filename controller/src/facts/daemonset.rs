@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use serde_json::{Value, json};
@@ -32,7 +33,7 @@ pub struct DaemonSetFacts {
     /// The host ports of its template.
     pub ports: BTreeSet<Port>,
     /// The nodes that its template admits.
-    pub admission: Admission,
+    pub admission: Arc<Admission>,
     /// Its pods are being replaced: some are not of the newest template.
     pub rolling: bool,
     /// What we applied last, as a hash.
@@ -105,7 +106,7 @@ impl From<&DaemonSet> for DaemonSetFacts {
             ports: template
                 .map(|spec| host_ports(spec).collect())
                 .unwrap_or_default(),
-            admission: template.map(Admission::from).unwrap_or_default(),
+            admission: template.map(Admission::from).unwrap_or_default().into(),
             rolling: status.observed_generation < metadata.generation
                 || status.updated_number_scheduled.unwrap_or(0) < status.desired_number_scheduled,
             applied: metadata

@@ -39,6 +39,7 @@ impl World {
         if compared {
             facts.content.forget_text();
         }
+        self.admissions.share(&mut facts.admission);
         let at_work = self.servicelb_at_work();
         let before = self.daemonsets.insert(key.clone(), facts);
         let facts = &self.daemonsets[&key];
