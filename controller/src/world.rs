@@ -38,9 +38,10 @@ pub struct World {
     deleted: BTreeSet<String>,
     by_service: HashMap<ServiceKey, BTreeSet<String>>,
     by_port: HashMap<Port, BTreeSet<String>>,
-    pods: HashMap<ServiceKey, BTreeMap<ObjectKey, PodFacts>>,
+    // Boxed: a map of one entry has room for eleven.
+    pods: HashMap<ServiceKey, BTreeMap<ObjectKey, Box<PodFacts>>>,
     pod_services: HashMap<ObjectKey, ServiceKey>,
-    slices: HashMap<ServiceKey, BTreeMap<String, SliceFacts>>,
+    slices: HashMap<ServiceKey, BTreeMap<String, Box<SliceFacts>>>,
     slice_services: HashMap<ObjectKey, ServiceKey>,
     api_servers: BTreeSet<(IpAddr, u16)>,
     proxy_mode: ProxyMode,
@@ -165,10 +166,10 @@ impl World {
         let service = facts.service.clone();
         self.pod_services.insert(key.clone(), service.clone());
         let pods = self.pods.entry(service.clone()).or_default();
-        if pods.get(&key) == Some(&facts) {
+        if pods.get(&key).is_some_and(|before| **before == facts) {
             return Touched::nothing();
         }
-        pods.insert(key, facts);
+        pods.insert(key, Box::new(facts));
         Touched::these([service])
     }
 
@@ -195,10 +196,13 @@ impl World {
         let service = facts.service.clone();
         self.slice_services.insert(key, service.clone());
         let slices = self.slices.entry(service.clone()).or_default();
-        if slices.get(&facts.name) == Some(&facts) {
+        if slices
+            .get(&facts.name)
+            .is_some_and(|before| **before == facts)
+        {
             return Touched::nothing();
         }
-        slices.insert(facts.name.clone(), facts);
+        slices.insert(facts.name.clone(), Box::new(facts));
         self.touched_by_endpoints(service)
     }
 
@@ -290,6 +294,7 @@ impl World {
             .get(service)
             .into_iter()
             .flat_map(|pods| pods.values())
+            .map(Box::as_ref)
     }
 
     /// The EndpointSlices of a Service.
@@ -298,6 +303,7 @@ impl World {
             .get(service)
             .into_iter()
             .flat_map(|slices| slices.values())
+            .map(Box::as_ref)
     }
 
     /// Does an API server listen there?
