@@ -270,7 +270,8 @@ fn api_server_away(space: &Space<'_>, time: Duration) -> Result<Vec<traffic::Rec
         .map(|address| Flow::http(&world.client(), *address, PORT + 21))
         .collect();
     let control_plane = world.cluster().control_plane();
-    control_plane.stop(Component::KubeApiserver)?;
+    // Not asked to end: it would wait ten seconds for the watches.
+    control_plane.kill(Component::KubeApiserver)?;
     thread::sleep(time);
     control_plane.start(Component::KubeApiserver)?;
     wait::until("the API server", PATIENCE, || {
@@ -283,6 +284,8 @@ fn api_server_away(space: &Space<'_>, time: Duration) -> Result<Vec<traffic::Rec
     thread::sleep(Duration::from_secs(12));
     expect_nodes_ready(world)?;
     watched.expect_throughout(&addresses, "an outage of the API server")?;
+    // Its watches wait for up to half a minute before they try again, and with them what is deleted.
+    control_plane.restart(Component::KubeControllerManager)?;
     flows.into_iter().map(Flow::stop).collect()
 }
 

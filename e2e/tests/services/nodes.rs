@@ -47,7 +47,7 @@ pub(crate) fn labels_come_and_go(space: &Space<'_>) -> Result<()> {
     world.label_node("node-3", ENABLE, Some("false"))?;
     world.label_node("node-1", ENABLE, Some("true"))?;
     expect(space, &[1, 2], &[1, 2])?;
-    traffic::expect_silence(&world.client(), address(world, 3)?, PORT)?;
+    traffic::expect_silence(&world.client(), &[address(world, 3)?], PORT)?;
 
     world.label_node("node-1", EXCLUDE, Some(""))?;
     expect(space, &[2], &[2])?;

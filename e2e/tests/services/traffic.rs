@@ -70,8 +70,22 @@ pub(crate) fn ask_until(
     Ok(seen)
 }
 
-/// Waits until nobody answers.
-pub(crate) fn expect_silence(from: &Host, address: IpAddr, port: u16) -> Result<()> {
+/// Waits until nobody answers at any of these addresses.
+pub(crate) fn expect_silence(from: &Host, addresses: &[IpAddr], port: u16) -> Result<()> {
+    // At the same time, since each takes as long as silence does.
+    thread::scope(|scope| {
+        let waits: Vec<_> = addresses
+            .iter()
+            .map(|address| scope.spawn(|| expect_silence_at(from, *address, port)))
+            .collect();
+        waits.into_iter().try_for_each(|wait| match wait.join() {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("a thread panicked"),
+        })
+    })
+}
+
+fn expect_silence_at(from: &Host, address: IpAddr, port: u16) -> Result<()> {
     let expected = format!("no answer from {address} port {port} to {from}");
     wait::until(&expected, PATIENCE, || {
         let to = SocketAddr::new(address, port);

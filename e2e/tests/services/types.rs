@@ -1,6 +1,6 @@
 //! A Service's type changes, and it is deleted: each time nothing is left over.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use svclb_e2e::{Host, wait};
 
@@ -57,9 +57,8 @@ fn expect_served(space: &Space<'_>) -> Result<()> {
 
 /// No node takes the port, and no rule is about it.
 fn expect_no_port(space: &Space<'_>) -> Result<()> {
+    traffic::expect_silence(&space.world.client(), &space.world.ipv4(), PORT)?;
     for node in space.world.cluster().nodes() {
-        let address = node.ipv4().context("a node without an IPv4 address")?;
-        traffic::expect_silence(&space.world.client(), address.into(), PORT)?;
         wait::until(
             &format!("no rule about port {PORT} on {node}"),
             PATIENCE,
