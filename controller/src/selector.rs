@@ -151,3 +151,6 @@ fn daemonset_controller_tolerates(taint: &Taint) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
