@@ -9,8 +9,8 @@ mod pod;
 mod service;
 mod slice;
 
-pub use daemonset::{Content, DaemonSetFacts};
 pub(crate) use daemonset::content as daemonset_content;
+pub use daemonset::{Content, DaemonSetFacts};
 pub use node::{AddressKind, NodeFacts, Readiness};
 pub use pod::{PodFacts, PodPhase, Refusal, host_ports};
 pub use service::{Ingress, ServiceFacts, ServiceKey, ServicePort, StatusWriter};
