@@ -23,11 +23,12 @@ use scenes::{Durations, Measured, STEADY};
 
 /// The cluster's name.
 pub(crate) const CLUSTER: &str = "bench-control";
-/// The modes take turns in blocks, since only one controller can lead: 5 blocks of 10 runs each.
+/// The modes take turns in blocks, since only one controller can lead: 5 blocks of 10 runs each,
+/// fewer on a machine that needs longer for them.
 const ROUNDS: Rounds = Rounds {
-    at_least: 5,
+    at_least: 3,
     at_most: 5,
-    budget: Duration::MAX,
+    budget: Duration::from_secs(480),
 };
 const LIVES: usize = 10;
 const MOVES: usize = 10;

@@ -14,7 +14,7 @@ const UNIT: &str = "ms";
 const ROUNDS: Rounds = Rounds {
     at_least: 1,
     at_most: 25,
-    budget: Duration::from_secs(10),
+    budget: Duration::from_secs(5),
 };
 const SUMMED: &str = "From before exec until the kernel has taken all rules. Theirs: one process a \
     port, started one after the other as a kubelet does, summed; what the container runtime takes \

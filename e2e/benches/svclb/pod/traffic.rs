@@ -15,16 +15,17 @@ use crate::namespaces::Namespace;
 use crate::report::{Better, Figure};
 use crate::sample::{Rounds, Samples, Side, interleave};
 
+/// Many short runs: what disturbs a shared machine comes in bursts.
 const ROUNDS: Rounds = Rounds {
     at_least: 5,
-    at_most: 9,
-    budget: Duration::from_secs(80),
+    at_most: 15,
+    budget: Duration::from_secs(45),
 };
 const CLIENTS: u16 = 4;
 /// That accept on each of the server's ports: enough that no client waits for one.
 const THREADS: usize = 2 * CLIENTS as usize;
-const CONNECTING: Duration = Duration::from_millis(800);
-const SENDING: Duration = Duration::from_millis(500);
+const CONNECTING: Duration = Duration::from_millis(300);
+const SENDING: Duration = Duration::from_millis(200);
 const OURSELVES: &str = "the same with 1 port";
 const NOTE: &str = "Client, pod and backend are network namespaces of one machine, 4 clients in \
     closed loops, 3 source ranges. Of 100 ports, the clients use the one in the middle.";
