@@ -139,7 +139,8 @@ impl Controller {
             .lines()
             .filter(taken)
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        Ok(values.sum())
+        // Not `sum`, which is -0 where there is none.
+        Ok(values.fold(0.0, |sum, value| sum + value))
     }
 
     /// CPU time that it has used so far, in seconds.
