@@ -28,7 +28,7 @@ pub(crate) const CLUSTER: &str = "bench-control";
 const ROUNDS: Rounds = Rounds {
     at_least: 3,
     at_most: 5,
-    budget: Duration::from_secs(480),
+    budget: Duration::from_secs(900),
 };
 const LIVES: usize = 10;
 const MOVES: usize = 10;

@@ -138,9 +138,8 @@ impl Controller {
         let values = text
             .lines()
             .filter(taken)
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        // Not `sum`, which is -0 where there is none.
-        Ok(values.fold(0.0, |sum, value| sum + value))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Ok(values.sum::<u64>() as f64)
     }
 
     /// CPU time that it has used so far, in seconds.
