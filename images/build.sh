@@ -40,7 +40,7 @@ sources() {
     reference "$name"
     rustc --version
     cat Cargo.toml Cargo.lock .cargo/config.toml "images/$name.Dockerfile" images/build.sh
-    find "$folder/src" "$folder/Cargo.toml" -type f -print0 | sort -z | xargs -0 cat
+    find "$folder/src" "$folder/Cargo.toml" $(ls "$folder/build.rs" 2>/dev/null) -type f -print0 | sort -z | xargs -0 cat
   } | sha256sum
 }
 

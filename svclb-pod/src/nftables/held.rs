@@ -202,10 +202,11 @@ fn has_value(held: &[u8], wanted: Attribute<'_>) -> bool {
     if wanted.nested {
         return has(held, wanted.value, nothing);
     }
+    // The kernel completes the name of a map that has none of its own. Only that name is told so: an
+    // address may well end in the same bytes.
     match wanted.value.strip_suffix(b"%d\0") {
-        // The kernel completed the name of a set that has none of its own.
-        Some(start) => held.starts_with(start),
-        None => held == wanted.value,
+        Some(start) if start == b"__map" => held.starts_with(start),
+        _ => held == wanted.value,
     }
 }
 
