@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use svclb_e2e::Host;
+use svclb_e2e::{Host, wait};
 
 use crate::counters::{self, Backend};
 use crate::space::{Space, WEB, node_of};
 use crate::traffic;
+use crate::world::PATIENCE;
 
 const PORT: u16 = 8060;
 
@@ -32,9 +33,9 @@ pub(crate) fn status_follows_the_endpoints(space: &Space<'_>) -> Result<()> {
         space.expect_addresses("local", &node.addresses())?;
         for address in node.addresses() {
             let own = own_address(&client, address)?;
-            svclb_e2e::wait::until(
+            wait::until(
                 &format!("the app on {node} to see the client's address"),
-                crate::world::PATIENCE,
+                PATIENCE,
                 || {
                     let answer = traffic::ask(&client, address, PORT)?;
                     if answer.client == own && answer.node == node.name() {
@@ -92,13 +93,27 @@ pub(crate) fn source_ranges(space: &Space<'_>) -> Result<()> {
     space.expect_mode("ranges", &addresses, "Proxy")?;
     let pods = space.expect_ready_pods("ranges", &space.world.cluster().nodes())?;
     expect_client_alone(space, &addresses, PORT + 1)?;
+    let outsider = space.world.cluster().control_plane();
     for pod in &pods {
         let node = space.world.cluster().host(node_of(pod))?;
-        let counted = counters::read(&node, pod, Backend::Nftables)?;
-        ensure!(
-            counted.accepted > 0 && counted.dropped > 0,
-            "expected: packets let in and kept out by the pod on {node}; seen: {counted:?}"
-        );
+        let address = node.addresses()[0];
+        // Until kube-proxy's next sync its rules still answer, and the pod sees nothing.
+        wait::until(
+            &format!("packets let in and kept out by the pod on {node}"),
+            PATIENCE,
+            || {
+                traffic::ask(&space.world.client(), address, PORT + 1)?;
+                traffic::expect_silence(&outsider, &[address], PORT + 1)
+                    .map_err(|error| format!("{error:#}"))?;
+                let counted = counters::read(&node, pod, Backend::Nftables)
+                    .map_err(|error| format!("{error:#}"))?;
+                if counted.accepted > 0 && counted.dropped > 0 {
+                    Ok(())
+                } else {
+                    Err(format!("{counted:?}"))
+                }
+            },
+        )?;
     }
     Ok(())
 }

@@ -157,13 +157,9 @@ pub(super) async fn carry_out(bed: &Bed, edit: Edit) -> anyhow::Result<()> {
             )
             .await
         }
-        Edit::Delete(name) => {
-            ensure_service(bed, name, None).await?;
-            bed.delete(name).await
-        }
+        Edit::Delete(name) => delete(bed, name).await,
         Edit::Remake(name, class) => {
-            ensure_service(bed, name, None).await?;
-            bed.delete(name).await?;
+            delete(bed, name).await?;
             // Its finalizer may hold it for as long as no controller runs.
             if bed.services().get_opt(name).await?.is_none() {
                 ensure_service(bed, name, class).await?;
@@ -229,6 +225,13 @@ async fn ensure_service(bed: &Bed, name: &str, class: Option<&str>) -> anyhow::R
             bed.service_with(name, spec).await
         }
     }
+}
+
+/// One that is ending already may be gone before it is deleted once more.
+async fn delete(bed: &Bed, name: &str) -> anyhow::Result<()> {
+    ensure_service(bed, name, None).await?;
+    let now = DeleteParams::default();
+    gone(bed.services().delete(name, &now).await)
 }
 
 async fn patch(bed: &Bed, name: &str, patch: Value) -> anyhow::Result<()> {

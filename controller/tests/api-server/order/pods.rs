@@ -53,11 +53,15 @@ pub(super) async fn place_pods(bed: &Bed) -> anyhow::Result<()> {
                 json!({"status": {"phase": "Running", "conditions": [ready("True")]}}),
             );
             let name = pod.name_any();
-            pods.push(
-                bed.pods()
-                    .patch_status(&name, &PatchParams::default(), &running)
-                    .await?,
-            );
+            match bed
+                .pods()
+                .patch_status(&name, &PatchParams::default(), &running)
+                .await
+            {
+                // The garbage collector took it, with a DaemonSet that was deleted meanwhile.
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                placed => pods.push(placed?),
+            }
         }
     }
     Ok(())
