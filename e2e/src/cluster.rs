@@ -20,7 +20,7 @@ use crate::paths::{self, Paths};
 use crate::process::ProcessId;
 use crate::progress::Progress;
 use crate::state::{self, State};
-use crate::{addresses, certificates, client, down, images, kubeconfig, up};
+use crate::{addresses, certificates, client, down, images, kubeconfig, requirements, up};
 
 /// A Kubernetes cluster on this machine. Dropping it leaves it running: see [`Temporary`].
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ impl Cluster {
 
     /// The cluster of this name, which somebody else has brought up.
     pub fn attach(name: &str) -> Result<Self, Error> {
+        requirements::check_root()?;
         options::check_name(name)?;
         let paths = Paths::of(name);
         match State::read(&paths)? {
@@ -71,6 +72,7 @@ impl Cluster {
     /// Takes down what there is of a cluster of this name, complete or not, and says whether there
     /// was anything.
     pub fn down_by_name(name: &str) -> Result<bool, Error> {
+        requirements::check_root()?;
         options::check_name(name)?;
         Ok(down::take_down(&Paths::of(name), name)?)
     }

@@ -1,6 +1,7 @@
 //! What the user is told while a cluster comes up, and how the user stops it.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +33,10 @@ impl Progress {
 
     /// Steps are lines on standard error.
     pub fn to_stderr() -> Self {
-        Self::new(|time, step| eprintln!("{:>6.2} s  {step}", time.as_secs_f64()))
+        Self::new(|time, step| {
+            // Nobody may be there to read it any more; what is being made is cleaned up all the same.
+            let _ = writeln!(io::stderr(), "{:>6.2} s  {step}", time.as_secs_f64());
+        })
     }
 
     /// Set it to true, from a signal handler's thread say, and `up` cleans up and fails.

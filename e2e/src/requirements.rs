@@ -19,11 +19,17 @@ const CONTROL_PLANE_DISK: u64 = 300 << 20;
 /// Logs, and the images of a few tests.
 const NODE_DISK: u64 = 100 << 20;
 
+/// Namespaces and other users' processes are root's alone, whatever is to be done with a cluster.
+pub(crate) fn check_root() -> Result<(), Error> {
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::NotRoot)
+}
+
 /// Looks at everything that would stop a cluster of so many nodes later on.
 pub(crate) fn check(nodes: usize) -> Result<(), Error> {
-    if !geteuid().is_root() {
-        return Err(Error::NotRoot);
-    }
+    check_root()?;
     namespaces::probe().map_err(Error::NoNamespaces)?;
     let nodes = nodes as u64;
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();

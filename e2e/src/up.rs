@@ -85,6 +85,7 @@ fn make(
     ));
 
     start(&cluster, progress)?;
+    progress.check()?;
     state.complete = true;
     state.write(paths)?;
     Ok(cluster)

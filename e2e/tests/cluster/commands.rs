@@ -4,10 +4,10 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::ListParams;
-use svclb_e2e::{Cluster, repository};
+use svclb_e2e::{Cluster, repository, wait};
 
 use crate::Test;
-use crate::shared::{self, NAME, run, said, svclb_e2e};
+use crate::shared::{self, NAME, PATIENCE, run, said, svclb_e2e};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     (
@@ -214,7 +214,10 @@ fn a_service_account_has_its_own_rights() -> Result<()> {
         "--serviceaccount=default:reader",
     ];
     cluster.kubectl(&role)?;
-    let (pods, refused) = as_service_account(&cluster)?;
+    // The API server learns of a role binding by its own watch.
+    let (pods, refused) = wait::until("the account may do what its role allows", PATIENCE, || {
+        as_service_account(&cluster).map_err(|error| format!("{error:#}"))
+    })?;
     ensure!(pods == 3, "{pods} pods are seen");
     ensure!(refused, "nodes can be listed");
     Ok(())

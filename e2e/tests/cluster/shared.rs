@@ -129,11 +129,33 @@ pub(crate) fn curl(address: &str, port: u16, path: &str) -> Vec<String> {
 pub(crate) fn get(host: &Host, address: &str, port: u16, path: &str) -> Result<String> {
     let arguments = curl(address, port, path);
     let expected = format!("{host} gets http://{address} port {port} /{path}");
-    let answer = wait::until(&expected, PATIENCE, || {
-        host.command("curl")
-            .args(&arguments)
-            .text()
-            .map_err(|error| error.to_string())
+    wait_for_text(&expected, || {
+        Ok(host.command("curl").args(&arguments).text()?)
+    })
+}
+
+/// The same from a pod in namespace default.
+pub(crate) fn get_from_pod(
+    cluster: &Cluster,
+    pod: &str,
+    address: &str,
+    port: u16,
+    path: &str,
+) -> Result<String> {
+    let arguments = curl(address, port, path);
+    let expected = format!("pod {pod} gets http://{address} port {port} /{path}");
+    wait_for_text(&expected, || {
+        let mut command = cluster.command_in_pod("default", pod, "curl")?;
+        Ok(command.args(&arguments).text()?)
+    })
+}
+
+fn wait_for_text(
+    expected: &str,
+    mut text: impl FnMut() -> Result<String, svclb_e2e::Error>,
+) -> Result<String> {
+    let answer = wait::until(expected, PATIENCE, || {
+        text().map_err(|error| error.to_string())
     })?;
     Ok(answer.trim().to_owned())
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use svclb_e2e::Cluster;
 
 use crate::Test;
-use crate::shared::{self, HOST_PORT, NODE_PORT, curl, get, pod_on};
+use crate::shared::{self, HOST_PORT, NODE_PORT, get, get_from_pod, pod_on};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     (
@@ -57,10 +57,9 @@ fn a_pod_reaches_a_pod_on_another_node() -> Result<()> {
         pod_on(&cluster, &cluster.node(2))?,
     );
     for address in pod_addresses(&cluster, &to)? {
-        let mut command = cluster.command_in_pod("default", &from, "curl")?;
-        let answer = command.args(curl(&address, 8080, "hostname")).text()?;
+        let answer = get_from_pod(&cluster, &from, &address, 8080, "hostname")?;
         ensure!(
-            answer.trim() == to,
+            answer == to,
             "{address} is answered by {answer}, not by {to}"
         );
     }
@@ -75,12 +74,8 @@ fn a_pod_keeps_its_address_on_the_way() -> Result<()> {
     );
     let own = pod_addresses(&cluster, &from)?;
     for address in pod_addresses(&cluster, &to)? {
-        let mut command = cluster.command_in_pod("default", &from, "curl")?;
-        let seen = command.args(curl(&address, 8080, "clientip")).text()?;
-        ensure!(
-            own.iter().any(|own| own == seen.trim()),
-            "{own:?} is seen as {seen}"
-        );
+        let seen = get_from_pod(&cluster, &from, &address, 8080, "clientip")?;
+        ensure!(own.contains(&seen), "{own:?} is seen as {seen}");
     }
     Ok(())
 }
@@ -94,11 +89,7 @@ fn a_cluster_ip_answers_pods_and_nodes() -> Result<()> {
         ".spec.clusterIPs[*]",
     )?)? {
         get(&cluster.node(1), &address, 80, "hostname").context("from a node")?;
-        let mut command = cluster.command_in_pod("default", &pod, "curl")?;
-        command
-            .args(curl(&address, 80, "hostname"))
-            .text()
-            .context("from a pod")?;
+        get_from_pod(&cluster, &pod, &address, 80, "hostname").context("from a pod")?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use svclb_e2e::{
 
 use crate::Test;
 use crate::shared::{
-    self, HOST_PORT, NODE_PORT, PATIENCE, curl, field, get, named, pod_on, run_echo,
+    self, HOST_PORT, NODE_PORT, PATIENCE, field, get, get_from_pod, named, pod_on, run_echo,
 };
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -193,14 +193,7 @@ fn an_ipv6_cluster_has_ipv6_alone() -> Result<()> {
         pod_on(&cluster, &cluster.node(2))?,
     );
     let address = field(&cluster, &format!("pod/{to}"), ".status.podIPs[*].ip")?.concat();
-    let mut command = cluster.command_in_pod("default", &from, "curl")?;
-    ensure!(
-        command
-            .args(curl(&address, 8080, "hostname"))
-            .text()?
-            .trim()
-            == to
-    );
+    ensure!(get_from_pod(&cluster, &from, &address, 8080, "hostname")? == to);
     for node in cluster.nodes() {
         for address in node.addresses() {
             get(
