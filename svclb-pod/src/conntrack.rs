@@ -13,9 +13,7 @@ use nix::sys::socket::SockProtocol;
 
 use crate::config::{Config, Family, Form, Forward, Protocol};
 use crate::netlink::{self, ACK, DUMP, Message, Requests, Socket, attributes, find, number};
-
-/// Bytes of `struct nfgenmsg`.
-const HEADER: usize = 4;
+use crate::nfnetlink::{self, HEADER};
 
 // linux/netfilter/nfnetlink_conntrack.h
 const IPCTNL_MSG_CT_GET: u16 = 1;
@@ -35,7 +33,7 @@ const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 /// `IPS_DST_NAT` in linux/netfilter/nf_conntrack_common.h.
-const IPS_DST_NAT: u32 = 1 << 5;
+pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
 
 /// A connection that the kernel tracks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,10 +95,11 @@ impl Connection {
     }
 
     fn delete(&self) -> Requests {
-        let header = nfgenmsg(match self.answerer.0 {
+        let family = match self.answerer.0 {
             IpAddr::V4(_) => libc::AF_INET,
             IpAddr::V6(_) => libc::AF_INET6,
-        });
+        };
+        let header = nfnetlink::header(family, 0);
         Requests::one(ctnetlink(IPCTNL_MSG_CT_DELETE), ACK, &header, |a| {
             for (kind, value) in &self.identity {
                 let nested = if *kind == CTA_TUPLE_ORIG {
@@ -126,7 +125,7 @@ pub fn forget_stale(config: &Config, families: &[Family]) -> Result<usize, netli
     let all = Requests::one(
         ctnetlink(IPCTNL_MSG_CT_GET),
         DUMP,
-        &nfgenmsg(libc::AF_UNSPEC),
+        &nfnetlink::header(libc::AF_UNSPEC, 0),
         |_| {},
     );
     socket.exchange(&all, &mut |message| {
@@ -147,7 +146,7 @@ pub fn forget_stale(config: &Config, families: &[Family]) -> Result<usize, netli
 }
 
 fn count(socket: &Socket) -> Result<u32, netlink::Error> {
-    let header = nfgenmsg(libc::AF_UNSPEC);
+    let header = nfnetlink::header(libc::AF_UNSPEC, 0);
     let request = Requests::one(ctnetlink(IPCTNL_MSG_CT_GET_STATS), ACK, &header, |_| {});
     let mut count = 0;
     socket.exchange(&request, &mut |message| {
@@ -183,12 +182,7 @@ fn tuple_port(tuple: &[u8], kind: u16) -> Option<u16> {
 
 /// The type of a ctnetlink message.
 fn ctnetlink(kind: u16) -> u16 {
-    (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | kind
-}
-
-/// `struct nfgenmsg` in linux/netfilter/nfnetlink.h.
-fn nfgenmsg(family: libc::c_int) -> [u8; HEADER] {
-    [family as u8, libc::NFNETLINK_V0 as u8, 0, 0]
+    nfnetlink::message_type(libc::NFNL_SUBSYS_CTNETLINK, kind)
 }
 
 #[cfg(test)]

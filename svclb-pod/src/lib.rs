@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod forwarding;
 pub mod iptables;
 pub mod netlink;
+mod nfnetlink;
 pub mod nftables;
 pub mod ranges;
 pub mod report;

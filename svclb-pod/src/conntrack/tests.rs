@@ -117,7 +117,7 @@ fn a_connection_is_read_as_the_kernel_sends_it_and_deleted_by_what_it_has() {
                 .bytes(CTA_PROTO_DST_PORT, &to_port.to_be_bytes());
         });
     };
-    let message = Requests::one(0x100, 0, &nfgenmsg(libc::AF_INET), |a| {
+    let message = Requests::one(0x100, 0, &nfnetlink::header(libc::AF_INET, 0), |a| {
         a.nest(CTA_TUPLE_ORIG, |a| tuple(a, [192, 0, 2, 2], 5353, 53))
             .nest(CTA_TUPLE_REPLY, |a| tuple(a, [10, 43, 0, 10], 30053, 5353))
             .be32(CTA_STATUS, IPS_DST_NAT | 2)

@@ -6,6 +6,7 @@ use nix::libc::{self, c_int};
 
 use super::expressions::Expressions;
 use crate::netlink::{self, Attributes, Requests};
+use crate::nfnetlink;
 
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END` in linux/netfilter/nfnetlink.h.
 const BATCH_BEGIN: u16 = 0x10;
@@ -48,13 +49,7 @@ pub(super) const NFTA_DATA_VALUE: u16 = 1;
 /// The type of an nf_tables message.
 pub(super) fn nft_message(kind: c_int) -> u16 {
     // All of NFT_MSG_* fit in the lower byte.
-    (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16
-}
-
-/// `struct nfgenmsg` in linux/netfilter/nfnetlink.h.
-pub(super) fn nfgenmsg(family: c_int, resource: u16) -> [u8; 4] {
-    let [high, low] = resource.to_be_bytes();
-    [family as u8, libc::NFNETLINK_V0 as u8, high, low]
+    nfnetlink::message_type(libc::NFNL_SUBSYS_NFTABLES, kind as u16)
 }
 
 /// Data types as the `nft` tool numbers them (its `enum datatypes`). The kernel only keeps them, for
@@ -147,7 +142,7 @@ impl<'a> Batch<'a> {
     }
 
     fn push(&mut self, kind: c_int, flags: u16, attributes: impl FnOnce(&mut Attributes<'_>)) {
-        let header = nfgenmsg(libc::NFPROTO_INET, 0);
+        let header = nfnetlink::header(libc::NFPROTO_INET, 0);
         self.requests
             .push(nft_message(kind), flags, &header, attributes);
     }
@@ -255,8 +250,8 @@ fn write_element(a: &mut Attributes<'_>, element: &Element) {
 }
 
 /// Of a batch's begin and end, the resource is the subsystem that the batch is for.
-fn batch_header() -> [u8; 4] {
-    nfgenmsg(libc::AF_UNSPEC, libc::NFNL_SUBSYS_NFTABLES as u16)
+fn batch_header() -> [u8; nfnetlink::HEADER] {
+    nfnetlink::header(libc::AF_UNSPEC, libc::NFNL_SUBSYS_NFTABLES as u16)
 }
 
 /// What the message with this number is about.

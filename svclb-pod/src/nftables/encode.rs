@@ -7,12 +7,11 @@ use nix::libc::{self, c_int};
 use super::batch::{Batch, Element, Set, Type, Value};
 use super::expressions::{Expressions, IP_CT_DIR_ORIGINAL, IP_CT_DIR_REPLY, Register};
 use crate::config::{Family, Forward, Protocol};
+use crate::conntrack::IPS_DST_NAT;
 use crate::netlink::Requests;
 use crate::ranges::Range;
 use crate::rules::{Chain, Direction, Hook, Kind, Match, Rule, Rules, Statement};
 
-/// `IPS_DST_NAT` in linux/netfilter/nf_conntrack_common.h.
-const IPS_DST_NAT: u32 = 1 << 5;
 /// `NF_CT_STATE_BIT(IP_CT_RELATED)` there.
 const STATE_RELATED: u32 = 1 << 2;
 

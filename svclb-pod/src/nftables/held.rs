@@ -11,15 +11,13 @@ use super::batch::{
     NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DATA_VALUE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
     NFTA_RULE_TABLE, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
     NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ID, NFTA_SET_NAME, NFTA_SET_TABLE,
-    nfgenmsg, nft_message,
+    nft_message,
 };
 use super::expressions::{NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LOOKUP_SET_ID};
 use crate::netlink::{
     self, Attribute, DUMP, Message, Requests, Socket, attributes, find, messages,
 };
-
-/// Bytes of `struct nfgenmsg`.
-const HEADER: usize = 4;
+use crate::nfnetlink::{self, HEADER};
 
 /// The attributes of the objects of one table, each as the kernel or a transaction has them.
 #[derive(Debug, Default)]
@@ -44,7 +42,7 @@ pub(super) fn read(socket: &Socket, table: &str) -> Result<Objects, netlink::Err
         let name = find(attributes(&set), NFTA_SET_NAME)
             .unwrap_or_default()
             .to_vec();
-        let header = nfgenmsg(libc::NFPROTO_INET, 0);
+        let header = nfnetlink::header(libc::NFPROTO_INET, 0);
         let kind = nft_message(libc::NFT_MSG_GETSETELEM);
         let request = Requests::one(kind, DUMP, &header, |a| {
             a.text(NFTA_SET_ELEM_LIST_TABLE, table)
@@ -67,7 +65,7 @@ fn list(
     table_attribute: u16,
     table: &str,
 ) -> Result<Vec<Vec<u8>>, netlink::Error> {
-    let header = nfgenmsg(libc::NFPROTO_INET, 0);
+    let header = nfnetlink::header(libc::NFPROTO_INET, 0);
     let request = Requests::one(nft_message(kind), DUMP, &header, |a| {
         a.text(table_attribute, table);
     });
