@@ -149,107 +149,97 @@ pub(crate) fn ask_udp(
     None
 }
 
-/// A download that never ends, and which fails the test if it breaks.
-pub(crate) struct Download {
-    received: Arc<AtomicU64>,
+/// Traffic that goes on in a thread of its own, and which fails the test if it breaks.
+struct Ongoing {
+    what: &'static str,
+    /// How much there has been.
+    done: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
+
+impl Ongoing {
+    /// Does `step` again and again; it tells how much more has been done.
+    fn start(what: &'static str, mut step: impl FnMut() -> u64 + Send + 'static) -> Self {
+        let (done, stop) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (counter, stopped) = (Arc::clone(&done), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                counter.fetch_add(step(), Ordering::Relaxed);
+            }
+        });
+        Self {
+            what,
+            done,
+            stop,
+            thread,
+        }
+    }
+
+    /// Waits until so much more has been done.
+    fn goes_on_for(&self, more: u64) {
+        let goal = self.done.load(Ordering::Relaxed) + more;
+        wait_until(self.what, || {
+            assert!(!self.thread.is_finished(), "broken: {}", self.what);
+            self.done.load(Ordering::Relaxed) >= goal
+        });
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        assert!(self.thread.join().is_ok(), "broken: {}", self.what);
+    }
+}
+
+/// A download that never ends, and which fails the test if it breaks.
+pub(crate) struct Download(Ongoing);
 
 impl Download {
     pub(crate) fn start(namespace: &Namespace, from: &str, to: &str, port: u16) -> Self {
         let mut stream = connect(namespace, from, to, port, PATIENCE).unwrap();
         stream.write_all(b"send 1000000000000\n").unwrap();
-        let (received, stop) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (counter, stopped) = (Arc::clone(&received), Arc::clone(&stop));
-        let thread = thread::spawn(move || {
-            let mut buffer = vec![0; 16 << 10];
-            while !stopped.load(Ordering::Relaxed) {
-                let length = stream.read(&mut buffer).expect("the download goes on");
-                assert_ne!(length, 0, "the download ended early");
-                counter.fetch_add(length as u64, Ordering::Relaxed);
-                // There is a machine to be shared.
-                thread::sleep(Duration::from_millis(1));
-            }
-        });
-        Self {
-            received,
-            stop,
-            thread: Some(thread),
-        }
+        let mut buffer = vec![0; 16 << 10];
+        Self(Ongoing::start("the progress of a download", move || {
+            let length = stream.read(&mut buffer).expect("the download goes on");
+            assert_ne!(length, 0, "the download ended early");
+            // There is a machine to be shared.
+            thread::sleep(Duration::from_millis(1));
+            length as u64
+        }))
     }
 
     /// Waits until so much more has come in.
     pub(crate) fn goes_on_for(&self, bytes: u64) {
-        let goal = self.received.load(Ordering::Relaxed) + bytes;
-        wait_until("the progress of a download", || {
-            assert!(
-                !self.thread.as_ref().unwrap().is_finished(),
-                "the download broke"
-            );
-            self.received.load(Ordering::Relaxed) >= goal
-        });
+        self.0.goes_on_for(bytes);
     }
 
-    pub(crate) fn stop(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread
-            .take()
-            .unwrap()
-            .join()
-            .expect("an unbroken download");
+    pub(crate) fn stop(self) {
+        self.0.stop();
     }
 }
 
 /// New TCP connections, one after the other, of which none may fail.
-pub(crate) struct Connections {
-    made: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
+pub(crate) struct Connections(Ongoing);
 
 impl Connections {
     pub(crate) fn start(lab: &Arc<Lab>, from: &'static str, to: &'static str, port: u16) -> Self {
-        let (made, stop) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (counter, stopped, lab) = (Arc::clone(&made), Arc::clone(&stop), Arc::clone(lab));
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let answer = ask_tcp(&lab.client, from, to, port).expect("a new connection");
-                assert!(answer.contains("sees"), "{answer:?} is no answer");
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        Self {
-            made,
-            stop,
-            thread: Some(thread),
-        }
+        let lab = Arc::clone(lab);
+        Self(Ongoing::start("new connections", move || {
+            let answer = ask_tcp(&lab.client, from, to, port).expect("a new connection");
+            assert!(answer.contains("sees"), "{answer:?} is no answer");
+            1
+        }))
     }
 
     /// Waits until so many more were made.
     pub(crate) fn go_on_for(&self, connections: u64) {
-        let goal = self.made.load(Ordering::Relaxed) + connections;
-        wait_until("new connections", || {
-            assert!(
-                !self.thread.as_ref().unwrap().is_finished(),
-                "a connection failed"
-            );
-            self.made.load(Ordering::Relaxed) >= goal
-        });
+        self.0.goes_on_for(connections);
     }
 
-    pub(crate) fn stop(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread
-            .take()
-            .unwrap()
-            .join()
-            .expect("no failed connection");
+    pub(crate) fn stop(self) {
+        self.0.stop();
     }
 }
