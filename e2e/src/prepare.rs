@@ -1,54 +1,25 @@
 //! What must be there before the first cluster: the system's packages, the Kubernetes binary, and the
 //! images. Three scripts see to it, and do nothing when there is nothing to do.
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::namespaces::ProcessGroup;
-use crate::paths::{images, repository};
+use crate::paths::repository;
 use crate::progress::{Interrupted, Progress};
-
-/// What the images of the test bed are made from.
-const IMAGE_SOURCES: [&str; 3] = [
-    "e2e/containers",
-    "images/echo.Dockerfile",
-    "images/pause.Dockerfile",
-];
 
 /// Runs the scripts. What they say goes to standard error.
 pub(crate) fn everything(progress: &Progress) -> Result<(), Error> {
     run("e2e/packages.sh", &[], progress)?;
     run("e2e/kubernetes/build.sh", &[], progress)?;
-    // Its script asks cargo, which waits while anything else is built for release.
-    if !images_are_newer_than(&IMAGE_SOURCES.map(|source| repository().join(source))) {
-        run("images/build.sh", &["pause", "echo"], progress)?;
-    }
-    Ok(())
-}
-
-fn images_are_newer_than(sources: &[PathBuf]) -> bool {
-    let changed = sources.iter().filter_map(|source| newest(source)).max();
-    images()
-        .iter()
-        .all(|image| newest(image).is_some_and(|built| Some(built) > changed))
-}
-
-/// When a file, or a file in a folder, was last changed.
-fn newest(path: &Path) -> Option<SystemTime> {
-    let own = fs::metadata(path)
-        .and_then(|metadata| metadata.modified())
-        .ok()?;
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let inner = entries.filter_map(|entry| newest(&entry.path()));
-    inner.chain([own]).max()
+    run("images/build.sh", &["pause", "echo"], progress)
 }
 
 fn run(script: &str, arguments: &[&str], progress: &Progress) -> Result<(), Error> {
