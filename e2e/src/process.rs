@@ -154,12 +154,16 @@ impl Stat {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// Fields 3 and 22. Field 2 is the program's name, which may have spaces and brackets in it.
+    /// Fields 3, 20 and 22. Field 2 is the program's name, which may have spaces and brackets in it.
     fn parse(stat: &str) -> Option<Self> {
         let (_, rest) = stat.rsplit_once(") ")?;
         let mut fields = rest.split(' ');
-        let is_alive = !matches!(fields.next()?, "Z" | "X");
-        let start = fields.nth(18)?.parse().ok()?;
+        let has_ended = matches!(fields.next()?, "Z" | "X");
+        let threads: u32 = fields.nth(16)?.parse().ok()?;
+        // A killed process is a zombie as soon as its first thread is. While others are left, it has
+        // its sockets, and whoever is started in its place does not get its port.
+        let is_alive = !has_ended || threads > 1;
+        let start = fields.nth(1)?.parse().ok()?;
         Some(Self { is_alive, start })
     }
 }
@@ -184,6 +188,14 @@ mod tests {
         assert_eq!(Stat::parse(stat), Some(expected));
         let zombie = Stat::parse(&stat.replace(") S", ") Z"));
         assert_eq!(zombie.map(|stat| stat.is_alive), Some(false));
+    }
+
+    #[test]
+    fn a_zombie_lives_while_it_has_other_threads() {
+        let stat = "7 (etcd) Z 1 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 12345 99 1";
+        assert_eq!(Stat::parse(stat).map(|stat| stat.is_alive), Some(true));
+        let last = stat.replace(" 0 3 0 ", " 0 1 0 ");
+        assert_eq!(Stat::parse(&last).map(|stat| stat.is_alive), Some(false));
     }
 
     #[test]
