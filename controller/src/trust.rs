@@ -1,15 +1,18 @@
 //! Whether a node's condition Ready may take addresses away at the moment.
 //!
-//! After an outage of the API server the node lifecycle controller marks nodes Unknown, one by one, for some seconds, though
-//! nothing is wrong with them.
+//! After an outage of the API server the node lifecycle controller marks nodes Unknown though nothing is wrong with them: as
+//! long as its own watches wait before they try again it sees no kubelet's heartbeat, and marks each node anew as often as
+//! the kubelet takes it back.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::facts::{NodeFacts, Readiness};
 use crate::memory::Outages;
 
-/// How long after an outage, or after our own start, no address leaves because of Ready.
-const GRACE: SignedDuration = SignedDuration::from_secs(30);
+/// How long after an outage, or after our own start, no address leaves because of Ready. client-go's
+/// reflectors wait for up to 60 s before they try again (30 s, and as much again by chance), and what
+/// they then see takes a moment to be acted upon. Nodes have been seen marked for 30 s.
+const GRACE: SignedDuration = SignedDuration::from_secs(90);
 /// A node that has been Ready for as long shows that there was no outage just before our start.
 const LONG_READY: SignedDuration = SignedDuration::from_secs(60);
 /// A kubelet that restarts says `False` for a shorter time.
