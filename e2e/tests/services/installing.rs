@@ -126,6 +126,9 @@ fn uninstall(world: &World) -> Result<()> {
     let mut count = 0;
     for command in commands {
         let (command, _) = command.split_once(" #").unwrap_or((command, ""));
+        // The README's user stands in the repository, kubectl here does not.
+        let manifests = format!("{}/manifests/", repository().display());
+        let command = command.replace("manifests/", &manifests);
         world.kubectl(&command.split_whitespace().collect::<Vec<_>>())?;
         count += 1;
     }
