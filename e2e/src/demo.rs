@@ -21,9 +21,10 @@ const MOST_REQUESTS: usize = 80;
 /// Gives the tour on the cluster that is up already, or on a new one.
 pub(crate) fn run(options: &Options, progress: &Progress) -> Result<()> {
     heading(
+        progress,
         1,
         "A cluster, each host a network namespace of this machine",
-    );
+    )?;
     let cluster = match Cluster::attach(&options.name) {
         Ok(cluster) => {
             ensure!(
@@ -36,20 +37,24 @@ pub(crate) fn run(options: &Options, progress: &Progress) -> Result<()> {
         }
         Err(_) => Cluster::up(options, progress)?,
     };
-    tour(&cluster)
+    tour(&cluster, progress)
         .context("the cluster stays up for you to look: `make kubectl ARGS=\"...\"`, `make down`")
 }
 
-fn tour(cluster: &Cluster) -> Result<()> {
+fn tour(cluster: &Cluster, progress: &Progress) -> Result<()> {
     kubectl(cluster, &["get", "nodes", "-o", "wide"])?;
 
-    heading(2, "svclb's two images: built, and loaded into every node");
+    heading(
+        progress,
+        2,
+        "svclb's two images: built, and loaded into every node",
+    )?;
     build_images()?;
     let archive = repository().join("target/images/svclb-images.tar");
     cluster.load(&[&archive])?;
     say(&format!("Loaded {}.", archive.display()));
 
-    heading(3, "svclb: one file");
+    heading(progress, 3, "svclb: one file")?;
     kubectl(cluster, &["apply", "-f", "manifests/svclb.yaml"])?;
     kubectl(
         cluster,
@@ -64,9 +69,10 @@ fn tour(cluster: &Cluster) -> Result<()> {
     )?;
 
     heading(
+        progress,
         4,
         "An app of three replicas behind a Service of type LoadBalancer",
-    );
+    )?;
     kubectl(cluster, &["apply", "-f", APP])?;
     kubectl(
         cluster,
@@ -95,19 +101,21 @@ fn tour(cluster: &Cluster) -> Result<()> {
     )?;
 
     heading(
+        progress,
         5,
         "A client outside the cluster asks every node, until all replicas have answered",
-    );
+    )?;
     for node in cluster.nodes() {
         let address = node
             .addresses()
             .first()
             .copied()
             .context("a node has no address")?;
+        progress.check()?;
         ask_until_all_answer(&cluster.client(), address)?;
     }
 
-    heading(6, "The cluster stays up for you");
+    heading(progress, 6, "The cluster stays up for you")?;
     println!(
         r#"
     make kubectl ARGS="get svc -A"
@@ -136,8 +144,11 @@ fn tour(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn heading(number: usize, text: &str) {
+/// Begins a part of the tour, unless somebody has asked to give up.
+fn heading(progress: &Progress, number: usize, text: &str) -> Result<()> {
+    progress.check()?;
     println!("\n=== {number}. {text}\n");
+    Ok(())
 }
 
 fn say(text: &str) {

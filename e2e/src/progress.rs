@@ -53,7 +53,8 @@ impl Progress {
         (self.report)(self.elapsed(), step);
     }
 
-    pub(crate) fn check(&self) -> Result<(), Interrupted> {
+    /// Fails once somebody has asked to give up.
+    pub fn check(&self) -> Result<(), Interrupted> {
         if self.interrupted.load(Ordering::Relaxed) {
             return Err(Interrupted);
         }
