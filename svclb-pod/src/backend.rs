@@ -82,10 +82,10 @@ pub fn install(rules: &Rules, asked_for: Option<Backend>) -> Result<Installed, E
 pub fn remove_from_the_other(rules: &Rules, used: Backend) -> Result<(), Error> {
     match used {
         Backend::Nftables => iptables::remove(&rules.name).map_err(Error::Iptables),
-        Backend::Iptables => match nftables::remove(&rules.name) {
-            // What cannot be used now was not used before.
-            Err(error) if !is_refusal(error) => Err(Error::Nftables(error)),
-            _ => Ok(()),
+        Backend::Iptables => match nftables::remove(rules) {
+            // What cannot even be asked now was not used before.
+            Err(error @ nftables::Error::Unreachable(_)) if is_refusal(error) => Ok(()),
+            result => result.map_err(Error::Nftables),
         },
     }
 }

@@ -21,6 +21,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All that there are, sorted.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// Its number in the IP header.
     pub fn number(self) -> u8 {
         self as u8
@@ -37,7 +40,7 @@ impl Protocol {
 
     /// The protocol of that name, in any case.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Tcp, Self::Udp, Self::Sctp]
+        Self::ALL
             .into_iter()
             .find(|protocol| protocol.name().eq_ignore_ascii_case(name))
     }

@@ -36,6 +36,12 @@ const ATTEMPTS: usize = 100;
 /// Why the rules are not in place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The rules ask for what only nf_tables has.
+    #[error("legacy iptables has no words for the rules {name}")]
+    Inexpressible {
+        /// Their name.
+        name: String,
+    },
     /// Another process keeps its hands on the tables.
     #[error("cannot lock the iptables tables")]
     Lock(#[source] io::Error),
@@ -124,6 +130,10 @@ pub enum DecodeError {
 /// Puts the rules in place, table by table, and `filter` before `nat`: whatever ends this process in
 /// between, nothing passes that neither the old rules nor the new ones let pass.
 pub fn install(rules: &Rules) -> Result<(), Error> {
+    if !chains::is_expressible(rules) {
+        let name = rules.name.clone();
+        return Err(Error::Inexpressible { name });
+    }
     let _lock = Lock::take().map_err(Error::Lock)?;
     for family in Family::ALL {
         for kind in TABLES {
@@ -140,6 +150,9 @@ pub fn install(rules: &Rules) -> Result<(), Error> {
 
 /// Whether [`install`] would change nothing.
 pub fn in_place(rules: &Rules) -> Result<bool, Error> {
+    if !chains::is_expressible(rules) {
+        return Ok(false);
+    }
     // To ask the kernel for a table is to set it up, so the tables that have to be there come first.
     let mut forwarded = Family::ALL
         .into_iter()

@@ -46,34 +46,40 @@ impl Error {
 /// The socket is handed back, to be kept until nobody waits any more: closing it blocks for some
 /// milliseconds while the kernel frees what was replaced.
 pub fn install(rules: &Rules) -> Result<Socket, Error> {
-    commit(&encode::replace(rules))
+    let socket = open()?;
+    commit(&socket, &encode::replace(rules))?;
+    Ok(socket)
 }
 
-/// Takes the rules of that name away, if there are any.
-pub fn remove(name: &str) -> Result<(), Error> {
-    commit(&encode::remove(name)).map(drop)
+/// Takes away the table of these rules, if there is one.
+pub fn remove(rules: &Rules) -> Result<(), Error> {
+    let socket = open()?;
+    let is_there = held::is_there(&socket, encode::table_family(rules.family), &rules.name);
+    if is_there.map_err(Error::Unreachable)? {
+        commit(&socket, &encode::remove(rules.family, &rules.name))?;
+    }
+    Ok(())
 }
 
 /// Whether the kernel holds these rules under their name, and nothing else.
 pub fn in_place(rules: &Rules) -> Result<bool, Error> {
     let socket = open()?;
-    let held = held::read(&socket, &rules.name).map_err(Error::Unreachable)?;
-    Ok(held::is_all_of(&held, &encode::replace(rules)))
+    let family = encode::table_family(rules.family);
+    let held = held::read(&socket, family, &rules.name).map_err(Error::Unreachable)?;
+    Ok(held.is_some_and(|held| held::is_all_of(&held, &encode::replace(rules))))
 }
 
 fn open() -> Result<Socket, Error> {
     Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::Unreachable)
 }
 
-fn commit(requests: &Requests) -> Result<Socket, Error> {
-    let socket = open()?;
+fn commit(socket: &Socket, requests: &Requests) -> Result<(), Error> {
     match socket.commit(requests) {
-        Ok(()) => Ok(socket),
         Err(netlink::Error::Refused { sequence, errno }) => Err(Error::Refused {
             object: batch::object(requests, sequence),
             errno,
         }),
-        Err(error) => Err(Error::Unreachable(error)),
+        result => result.map_err(Error::Unreachable),
     }
 }
 

@@ -1,30 +1,50 @@
-//! What must hold in the network namespace, free of any backend: forwards and source ranges become
-//! chains of rules, in netfilter's terms, that either backend can encode.
+//! What must hold in a network namespace, free of any backend: one table with chains of rules, in
+//! netfilter's terms, that a backend can encode.
 //!
 //! A set of rules is installed and replaced as a whole. No chain drops by its policy: while the kernel
 //! replaces nf_tables chains, the old one lives on for a moment without its rules but with its policy,
 //! and would drop what the new one lets through. A last rule that drops has no such moment.
+//!
+//! Rules hold the sets and maps that they look things up in, so there is none that names a set that is
+//! not there, and what needs a family or a protocol to make sense has it from what it holds.
+
+mod pod;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::config::{Config, Family, Form, Forward, Protocol};
-use crate::ranges::{Range, merge};
+use crate::config::{Family, Protocol};
+use crate::ranges::Range;
 
-/// Everything that one process keeps in its network namespace.
+/// Everything that one process keeps in its network namespace: a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
+    /// Whose packets it sees.
+    pub family: TableFamily,
     /// The name of the nf_tables table, and the prefix of the xtables chains. Only what bears it is
     /// ever replaced.
     pub name: String,
-    /// Which port goes where; sorted. `Statement::Dnat` looks it up.
-    pub forwards: Vec<Forward>,
-    /// The source ranges of IPv4, for `Match::Source`; merged and sorted, empty if any source may
-    /// connect.
-    pub sources4: Vec<Range>,
-    /// The source ranges of IPv6, likewise.
-    pub sources6: Vec<Range>,
+    /// What the kernel does with the table as a whole.
+    pub flags: TableFlags,
     /// The chains, in the order in which a packet meets them.
     pub chains: Vec<Chain>,
+}
+
+/// The family of a table (`NFPROTO_*` in linux/netfilter.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableFamily {
+    /// IPv4 and IPv6.
+    Inet,
+    /// One of them.
+    Only(Family),
+}
+
+/// `enum nft_table_flags` in linux/netfilter/nf_tables.h.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableFlags {
+    /// `NFT_TABLE_F_OWNER`: nobody else can change the table, and it goes away with the socket that
+    /// made it, however its process ends.
+    pub owner: bool,
 }
 
 /// Rules that the kernel runs for each packet at one point of its way.
@@ -63,28 +83,29 @@ pub enum Hook {
 }
 
 /// `enum nf_ip_hook_priorities` in linux/netfilter_ipv4.h.
-mod priority {
-    pub(super) const NAT_DST: i32 = -100;
-    pub(super) const FILTER: i32 = 0;
-    pub(super) const NAT_SRC: i32 = 100;
+pub mod priority {
+    /// `NF_IP_PRI_NAT_DST`
+    pub const NAT_DST: i32 = -100;
+    /// `NF_IP_PRI_FILTER`
+    pub const FILTER: i32 = 0;
+    /// `NF_IP_PRI_NAT_SRC`
+    pub const NAT_SRC: i32 = 100;
 }
 
-/// If all of `matches` hold, `statement` is done.
+/// If all of `matches` hold, the statements are done, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The family that it applies to; `None` for both.
-    pub family: Option<Family>,
     /// What must hold of the packet.
     pub matches: Vec<Match>,
-    /// Whether the packets for which they held are counted (xtables always counts).
-    pub counter: bool,
     /// What is done.
-    pub statement: Statement,
+    pub statements: Vec<Statement>,
 }
 
 /// What can be asked of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
+    /// It is of this family.
+    Family(Family),
     /// It belongs to a connection (or is an error about one) whose destination was rewritten.
     StatusDnat,
     /// It goes in this direction of its connection.
@@ -93,8 +114,8 @@ pub enum Match {
     StateRelated,
     /// It is of this protocol, and its connection was opened to this port.
     OriginalPort(Protocol, u16),
-    /// Its source address is in the rules' source ranges of its family.
-    Source,
+    /// It is of the set's family, and its source address is in the set.
+    Source(Arc<AddressSet>),
 }
 
 /// A direction of a connection.
@@ -109,170 +130,137 @@ pub enum Direction {
 /// What a rule does with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Statement {
+    /// Counts it (xtables always counts).
+    Counter,
     /// Lets it pass.
     Accept,
     /// Drops it.
     Drop,
-    /// Rewrites the destination to one of `to`, with equal chances, and the port to that of the forward
-    /// for the packet's protocol and port; does nothing if there is no such forward. `to` is not empty
-    /// and of the rule's family.
+    /// If it is of the addresses' family and of the map's protocol, and the map has its destination
+    /// port: rewrites its destination to one of the addresses, with equal chances, and to the port that
+    /// the map has.
     Dnat {
-        /// The destination addresses.
-        to: Vec<IpAddr>,
+        /// Where it goes.
+        to: Destinations,
+        /// Which port goes to which.
+        ports: Arc<PortMap>,
     },
     /// Rewrites the source to an address of the interface by which the packet leaves.
     Masquerade,
 }
 
-impl Rules {
-    /// The rules for what `config` asks for, in those of its families that are among `families`.
-    pub fn new(config: &Config, families: &[Family]) -> Self {
-        let mut wanted = config.families();
-        wanted.retain(|family| families.contains(family));
-        let families = wanted.as_slice();
-        let mut forwards = config.forwards.clone();
-        forwards.sort_unstable();
-        let sources = |family| {
-            let ranges = match &config.sources {
-                Some(cidrs) if families.contains(&family) => merge(cidrs, family),
-                _ => Vec::new(),
-            };
-            let restrict = !ranges.iter().any(|range| range.is_everything());
-            if restrict { ranges } else { Vec::new() }
-        };
-        let mut rules = Self {
-            name: name(config),
-            forwards,
-            sources4: sources(Family::V4),
-            sources6: sources(Family::V6),
-            chains: Vec::new(),
-        };
-        let own = own(config);
-        rules.chains = vec![
-            prerouting(config, families),
-            rules.forward(config.form, families, &own),
-            postrouting(&own),
-        ];
-        rules
+/// Addresses of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressSet {
+    /// Its name; with the family's number it is that of the nf_tables set.
+    pub name: &'static str,
+    /// Of all its addresses.
+    pub family: Family,
+    /// Sorted, and apart from each other. Nothing is in a set without ranges.
+    pub ranges: Vec<Range>,
+}
+
+/// From the port at which a packet of one protocol arrives to the port to which it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMap {
+    /// Of the packets, and by name the first half of the nf_tables map's name.
+    pub protocol: Protocol,
+    /// Sorted; no port twice.
+    pub ports: Vec<(u16, u16)>,
+}
+
+/// One or more addresses of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destinations {
+    family: Family,
+    addresses: Vec<IpAddr>,
+}
+
+impl Destinations {
+    /// Those of the addresses that are of the family; `None` if none is.
+    pub fn new(addresses: &[IpAddr], family: Family) -> Option<Self> {
+        let of_family = |address: &&IpAddr| Family::of(**address) == family;
+        let addresses: Vec<_> = addresses.iter().filter(of_family).copied().collect();
+        (!addresses.is_empty()).then_some(Self { family, addresses })
     }
 
-    /// The source ranges of one family; empty if any source may connect.
-    pub fn sources(&self, family: Family) -> &[Range] {
-        match family {
-            Family::V4 => &self.sources4,
-            Family::V6 => &self.sources6,
-        }
+    /// The family of them all.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
-    fn forward(&self, form: Form, families: &[Family], own: &[Match]) -> Chain {
-        let rule = |family, matches: &[Match], statement| Rule {
-            family,
-            matches: [own, matches].concat(),
-            counter: true,
-            statement,
-        };
-        // Answers first: they are most of the traffic.
-        let mut rules = vec![rule(
-            None,
-            &[Match::Direction(Direction::Reply)],
-            Statement::Accept,
-        )];
-        for &family in families {
-            // Every packet is asked for its source, not only the first of a connection: a range that
-            // has been taken away closes the connections that it had.
-            let from = if self.sources(family).is_empty() {
-                None
-            } else {
-                Some(Match::Source)
-            };
-            let matches: Vec<_> = [Match::Direction(Direction::Original)]
-                .into_iter()
-                .chain(from)
-                .collect();
-            rules.push(rule(Some(family), &matches, Statement::Accept));
-        }
-        match form {
-            Form::Service => {
-                // Errors about a connection come from routers, which no source range lists.
-                rules.push(rule(None, &[Match::StateRelated], Statement::Accept));
-                rules.push(Rule {
-                    family: None,
-                    matches: Vec::new(),
-                    counter: true,
-                    statement: Statement::Drop,
-                });
-            }
-            // Errors are of another protocol, so they are not met by what drops here.
-            Form::Port => {
-                let matches = [Match::Direction(Direction::Original)];
-                rules.push(rule(None, &matches, Statement::Drop));
-            }
-        }
-        Chain {
-            name: "forward",
-            kind: Kind::Filter,
-            hook: Hook::Forward,
-            priority: priority::FILTER,
-            rules,
-        }
+    /// At least one.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
     }
 }
 
-/// Each container of klipper-lb's form has a name of its own, as they share a network namespace.
-fn name(config: &Config) -> String {
-    match (config.form, config.forwards.as_slice()) {
-        (Form::Port, [only]) => format!("svclb-{}-{}", only.protocol, only.port),
-        _ => "svclb".into(),
-    }
-}
-
-/// What tells the connections of these rules from those of the rules of other containers.
-fn own(config: &Config) -> Vec<Match> {
-    let mut matches = vec![Match::StatusDnat];
-    if let (Form::Port, [only]) = (config.form, config.forwards.as_slice()) {
-        matches.push(Match::OriginalPort(only.protocol, only.port));
-    }
-    matches
-}
-
-fn prerouting(config: &Config, families: &[Family]) -> Chain {
-    let rules = families.iter().map(|&family| {
-        let of_family = |&&address: &&IpAddr| Family::of(address) == family;
-        let to = config
-            .destinations
+impl Rule {
+    /// Whether it can have to do with packets of the family.
+    pub fn is_for(&self, family: Family) -> bool {
+        let asked = self.matches.iter().filter_map(|wanted| match wanted {
+            Match::Family(family) => Some(*family),
+            Match::Source(set) => Some(set.family),
+            Match::StatusDnat
+            | Match::Direction(_)
+            | Match::StateRelated
+            | Match::OriginalPort(..) => None,
+        });
+        let done = self
+            .statements
             .iter()
-            .filter(of_family)
-            .copied()
-            .collect();
-        Rule {
-            family: Some(family),
-            matches: Vec::new(),
-            counter: false,
-            statement: Statement::Dnat { to },
-        }
-    });
-    Chain {
-        name: "prerouting",
-        kind: Kind::Nat,
-        hook: Hook::Prerouting,
-        priority: priority::NAT_DST,
-        rules: rules.collect(),
+            .filter_map(|statement| match statement {
+                Statement::Dnat { to, .. } => Some(to.family),
+                Statement::Counter
+                | Statement::Accept
+                | Statement::Drop
+                | Statement::Masquerade => None,
+            });
+        asked.chain(done).all(|only| only == family)
     }
 }
 
-fn postrouting(own: &[Match]) -> Chain {
-    Chain {
-        name: "postrouting",
-        kind: Kind::Nat,
-        hook: Hook::Postrouting,
-        priority: priority::NAT_SRC,
-        rules: vec![Rule {
-            family: None,
-            matches: own.to_vec(),
-            counter: false,
-            statement: Statement::Masquerade,
-        }],
+impl Rules {
+    /// All rules, in the order in which a packet meets them.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.chains.iter().flat_map(|chain| &chain.rules)
     }
+
+    /// Where packets of the family are sent, and by which ports.
+    pub fn dnat(&self, family: Family) -> impl Iterator<Item = (&Destinations, &Arc<PortMap>)> {
+        let statements = self.rules().flat_map(|rule| &rule.statements);
+        statements.filter_map(move |statement| match statement {
+            Statement::Dnat { to, ports } if to.family == family => Some((to, ports)),
+            _ => None,
+        })
+    }
+
+    /// The maps that rules look ports up in, each once.
+    pub fn port_maps(&self) -> Vec<&Arc<PortMap>> {
+        let all = Family::ALL
+            .into_iter()
+            .flat_map(|family| self.dnat(family).map(|(_, ports)| ports));
+        each_once(all)
+    }
+
+    /// The sets that rules look sources up in, each once.
+    pub fn address_sets(&self) -> Vec<&Arc<AddressSet>> {
+        let matches = self.rules().flat_map(|rule| &rule.matches);
+        each_once(matches.filter_map(|wanted| match wanted {
+            Match::Source(set) => Some(set),
+            _ => None,
+        }))
+    }
+}
+
+fn each_once<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    for item in items {
+        if !seen.contains(&item) {
+            seen.push(item);
+        }
+    }
+    seen
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The calls that nix has no safe form of: the socket options of legacy xtables, one of which holds a
-//! pointer, and glibc's way to give memory back. The only `unsafe` in the library.
+//! The calls that nix has no safe form of: socket options, one of which holds a pointer, and glibc's way
+//! to give memory back. The only `unsafe` in the library.
 #![expect(unsafe_code, reason = "raw calls; each has its reason beside it")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -77,6 +77,23 @@ pub(crate) fn xtables_add_counters(
     // SAFETY: this option has no pointer in it, and the kernel refuses it if its number of counters
     // does not go with its length.
     unsafe { set(socket, family, IPT_SO_SET_ADD_COUNTERS, request) }
+}
+
+/// Has the kernel answer a refusal without the whole message that it is about (`NETLINK_CAP_ACK`): that
+/// may be far longer than any answer, and what is cut off has no errno. Needs Linux 4.3.
+pub(crate) fn netlink_cap_ack(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let on: c_int = 1;
+    // SAFETY: the kernel reads an `int` from `on`, which lives until the call is over.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_CAP_ACK,
+            (&raw const on).cast(),
+            size_of::<c_int>() as socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 /// Gives freed memory back to the system. Rules are built and thrown away once, and what they took

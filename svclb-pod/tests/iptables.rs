@@ -2,16 +2,18 @@
 //! `tests/iptables/`, and other people's rules stay as they are. Needs root and the iptables tools.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod unshared;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use nix::sched::{CloneFlags, unshare};
 use svclb_pod::config::Config;
 use svclb_pod::iptables;
 use svclb_pod::rules::Rules;
+use unshared::in_network_namespace;
 
 const SERVICE: [(&str, &str); 3] = [
     ("SVCLB_FORWARDS", "tcp/80=8080,udp/53=30053,sctp/9000=9000"),
@@ -21,17 +23,6 @@ const SERVICE: [(&str, &str); 3] = [
         "192.168.0.0/16,192.168.1.0/24,10.9.0.0/17,10.9.128.0/17,203.0.113.7/32,fd00:9::/64",
     ),
 ];
-
-/// Runs `test` in a network namespace of its own, which ends with it.
-fn in_network_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
 
 fn rules(environment: &[(&str, &str)]) -> Rules {
     let config = Config::parse(|variable| {

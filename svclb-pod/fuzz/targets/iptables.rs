@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use svclb_pod::config::Family;
 use svclb_pod::iptables;
-use svclb_pod::rules::{Kind, Rules, Statement};
+use svclb_pod::rules::Kind;
 use svclb_pod_fuzz::{Service, wire};
 
 fuzz_target!(|service: Service| {
@@ -18,10 +18,14 @@ fuzz_target!(|service: Service| {
             )
         };
         let (filter, nat) = (read(Kind::Filter), read(Kind::Nat));
-        let each = rules.forwards.len() * destinations(&rules, family);
-        let ranges: usize = rules
-            .sources(family)
-            .iter()
+        let each: usize = rules
+            .dnat(family)
+            .map(|(to, map)| to.addresses().len() * map.ports.len())
+            .sum();
+        let sets = rules.address_sets().into_iter();
+        let ranges: usize = sets
+            .filter(|set| set.family == family)
+            .flat_map(|set| &set.ranges)
             .map(|range| range.cidrs().len())
             .sum();
         assert!(nat >= each, "{nat} rules of {family} for {each}");
@@ -31,13 +35,3 @@ fuzz_target!(|service: Service| {
         );
     }
 });
-
-fn destinations(rules: &Rules, family: Family) -> usize {
-    let all = rules.chains.iter().flat_map(|chain| &chain.rules);
-    all.filter(|rule| rule.family == Some(family))
-        .map(|rule| match &rule.statement {
-            Statement::Dnat { to } => to.len(),
-            Statement::Accept | Statement::Drop | Statement::Masquerade => 0,
-        })
-        .sum()
-}

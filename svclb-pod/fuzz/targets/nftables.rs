@@ -41,12 +41,15 @@ fuzz_target!(|service: Service| {
             .filter(|element| element.get(FLAGS).next().is_some() == ends)
             .count()
     };
-    assert_eq!(elements("-ports", false), rules.forwards.len());
-    for (family, set) in [(Family::V4, "sources4"), (Family::V6, "sources6")] {
-        let ranges = rules.sources(family);
+    let ports: usize = rules.port_maps().iter().map(|map| map.ports.len()).sum();
+    assert_eq!(elements("-ports", false), ports);
+    for (family, name) in [(Family::V4, "sources4"), (Family::V6, "sources6")] {
+        let sets = rules.address_sets().into_iter();
+        let of_family = sets.filter(|set| set.family == family);
+        let ranges: Vec<_> = of_family.flat_map(|set| &set.ranges).collect();
         // Every range has a first element, and one after its last address if there is one.
-        assert_eq!(elements(set, false), ranges.len());
+        assert_eq!(elements(name, false), ranges.len());
         let ended = ranges.iter().filter(|range| range.end().is_some()).count();
-        assert_eq!(elements(set, true), ended);
+        assert_eq!(elements(name, true), ended);
     }
 });

@@ -11,7 +11,10 @@ use super::extensions::{self, Conntrack, Match, State};
 use super::merge::Ours;
 use super::rule::{ACCEPT, ChainName, DROP, Rule, Target};
 use crate::config::{Family, Protocol};
-use crate::rules::{self, Direction, Hook, Kind, Rules, Statement};
+use crate::rules::{
+    self, AddressSet, Destinations, Direction, Hook, Kind, PortMap, Rules, Statement, TableFamily,
+    TableFlags, priority,
+};
 
 /// Our chains in the table of `kind`.
 ///
@@ -28,49 +31,66 @@ use crate::rules::{self, Direction, Hook, Kind, Rules, Statement};
 /// -A svclb-postrouting -m conntrack --ctstate DNAT -j MASQUERADE
 /// ```
 pub(super) fn ours(rules: &Rules, kind: Kind, family: Family) -> Ours {
-    let translation = Translation {
-        rules,
-        family,
-        destinations: destinations(rules, family),
-        sources: chain_name(rules, "sources"),
-    };
     let mut ours = Ours::nothing(&rules.name);
+    if rules.family != TableFamily::Inet && rules.family != TableFamily::Only(family) {
+        return ours;
+    }
+    let translation = Translation { rules, family };
     for chain in rules.chains.iter().filter(|chain| chain.kind == kind) {
         let name = chain_name(rules, chain.name);
-        let translated: Vec<Rule> = chain
-            .rules
-            .iter()
-            .filter(|rule| rule.family.is_none_or(|only| only == family))
-            .flat_map(|rule| translation.rule(rule))
-            .collect();
+        let of_family = chain.rules.iter().filter(|rule| rule.is_for(family));
+        let translated: Vec<Rule> = of_family.flat_map(|rule| translation.rule(rule)).collect();
         if !translated.is_empty() {
             ours.jumps.push((hook_number(chain.hook), name));
             ours.chains.push((name, translated));
         }
     }
-    if kind == Kind::Filter {
-        let sources = translation.source_rules();
-        if !sources.is_empty() {
-            ours.chains.push((translation.sources, sources));
+    if kind == Kind::Filter && is_forwarded(rules, family) {
+        let sets = rules.address_sets().into_iter();
+        for set in sets.filter(|set| set.family == family) {
+            let name = chain_name(rules, set.name);
+            ours.chains.push((name, translation.sources(set)));
         }
     }
     ours
 }
 
-/// Whether the rules forward anything of this family.
-pub(super) fn is_forwarded(rules: &Rules, family: Family) -> bool {
-    !destinations(rules, family).is_empty()
+/// Whether xtables has words for the rules: its tables have no flags, each has its place at a hook, a
+/// rule does one thing, and a source is asked for where it is let in.
+pub(super) fn is_expressible(rules: &Rules) -> bool {
+    let has_place = |chain: &rules::Chain| {
+        matches!(
+            (chain.kind, chain.hook, chain.priority),
+            (Kind::Filter, Hook::Forward, priority::FILTER)
+                | (Kind::Nat, Hook::Prerouting, priority::NAT_DST)
+                | (Kind::Nat, Hook::Postrouting, priority::NAT_SRC)
+        )
+    };
+    let has_words = |rule: &rules::Rule| match only_statement(rule) {
+        Some(Statement::Accept) => true,
+        Some(_) => !rule
+            .matches
+            .iter()
+            .any(|it| matches!(it, rules::Match::Source(_))),
+        None => false,
+    };
+    rules.flags == TableFlags::default()
+        && rules.chains.iter().all(has_place)
+        && rules.rules().all(has_words)
 }
 
-/// Where the rules send what arrives.
-fn destinations(rules: &Rules, family: Family) -> &[IpAddr] {
-    let all = rules.chains.iter().flat_map(|chain| &chain.rules);
-    all.filter(|rule| rule.family.is_none_or(|only| only == family))
-        .find_map(|rule| match &rule.statement {
-            Statement::Dnat { to } => Some(to.as_slice()),
-            Statement::Accept | Statement::Drop | Statement::Masquerade => None,
-        })
-        .unwrap_or_default()
+/// What a rule does besides counting, if it is one thing.
+fn only_statement(rule: &rules::Rule) -> Option<&Statement> {
+    let mut statements = rule
+        .statements
+        .iter()
+        .filter(|it| **it != Statement::Counter);
+    statements.next().filter(|_| statements.next().is_none())
+}
+
+/// Whether the rules forward anything of this family.
+pub(super) fn is_forwarded(rules: &Rules, family: Family) -> bool {
+    rules.dnat(family).next().is_some()
 }
 
 /// At most 28 bytes, `iptables`' limit, which `svclb-sctp-65535-postrouting` just meets.
@@ -90,31 +110,48 @@ fn hook_number(hook: Hook) -> usize {
 struct Translation<'a> {
     rules: &'a Rules,
     family: Family,
-    destinations: &'a [IpAddr],
-    sources: ChainName,
 }
 
 impl Translation<'_> {
     fn rule(&self, rule: &rules::Rule) -> Vec<Rule> {
         let mut criteria = Criteria::default();
         for wanted in &rule.matches {
-            criteria.narrow(*wanted);
+            self.narrow(&mut criteria, wanted);
         }
         // Where no connection is rewritten, there is nothing to say about those that are.
-        if criteria.dnat && self.destinations.is_empty() {
+        if criteria.dnat && !is_forwarded(self.rules, self.family) {
             return Vec::new();
         }
-        let target = match &rule.statement {
-            Statement::Dnat { to } => return self.dnat(&criteria, to),
-            Statement::Accept if criteria.source => Target::Jump(self.sources),
-            Statement::Accept => Target::Verdict(ACCEPT),
-            Statement::Drop => Target::Verdict(DROP),
-            Statement::Masquerade => Target::Extension(extensions::masquerade(self.family)),
+        let target = match only_statement(rule) {
+            Some(Statement::Dnat { to, ports }) => return self.dnat(&criteria, to, ports),
+            Some(Statement::Accept) => match criteria.source {
+                Some(chain) => Target::Jump(chain),
+                None => Target::Verdict(ACCEPT),
+            },
+            Some(Statement::Drop) => Target::Verdict(DROP),
+            Some(Statement::Masquerade) => Target::Extension(extensions::masquerade(self.family)),
+            Some(Statement::Counter) | None => Target::Next,
         };
-        if rule.statement == Statement::Accept && criteria.is_to_a_forward() {
+        let is_accepted = only_statement(rule) == Some(&Statement::Accept);
+        if is_accepted && criteria.is_to_a_forward() {
             return self.let_in(criteria, &target);
         }
         vec![criteria.rule(self.family, target)]
+    }
+
+    fn narrow(&self, criteria: &mut Criteria, wanted: &rules::Match) {
+        match wanted {
+            // Each family has tables of its own.
+            rules::Match::Family(_) => {}
+            rules::Match::StatusDnat => criteria.dnat = true,
+            rules::Match::Direction(direction) => criteria.direction = Some(*direction),
+            rules::Match::StateRelated => criteria.state = Some(State::Related),
+            rules::Match::OriginalPort(protocol, port) => {
+                criteria.protocol = Some(*protocol);
+                criteria.original_port = Some(*port);
+            }
+            rules::Match::Source(set) => criteria.source = Some(chain_name(self.rules, set.name)),
+        }
     }
 
     /// A packet on its way in. Most belong to connections that have been let in, so these come first.
@@ -129,15 +166,17 @@ impl Translation<'_> {
             ..criteria
         };
         let mut rules = vec![established.rule(self.family, target.clone())];
-        for forward in &self.rules.forwards {
-            for destination in self.destinations {
-                let new = Criteria {
-                    protocol: Some(forward.protocol),
-                    original_port: Some(forward.port),
-                    destination: Some((*destination, forward.to_port)),
-                    ..criteria
-                };
-                rules.push(new.rule(self.family, target.clone()));
+        for (to, map) in self.rules.dnat(self.family) {
+            for (port, to_port) in &map.ports {
+                rules.extend(to.addresses().iter().map(|address| {
+                    let new = Criteria {
+                        protocol: Some(map.protocol),
+                        original_port: Some(*port),
+                        destination: Some((*address, *to_port)),
+                        ..criteria
+                    };
+                    new.rule(self.family, target.clone())
+                }));
             }
         }
         rules
@@ -150,15 +189,16 @@ impl Translation<'_> {
     /// -A svclb-prerouting -p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.5 -j DNAT --to-destination 10.43.0.10:8080
     /// -A svclb-prerouting -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.43.0.11:8080
     /// ```
-    fn dnat(&self, criteria: &Criteria, to: &[IpAddr]) -> Vec<Rule> {
+    fn dnat(&self, criteria: &Criteria, to: &Destinations, map: &PortMap) -> Vec<Rule> {
         let mut rules = Vec::new();
-        for forward in &self.rules.forwards {
-            for (address, left) in to.iter().zip((1..=to.len()).rev()) {
-                let target = extensions::dnat(*address, forward.to_port);
+        let addresses = to.addresses();
+        for (port, to_port) in &map.ports {
+            for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
+                let target = extensions::dnat(*address, *to_port);
                 let mut rule = criteria
                     .rule(self.family, Target::Extension(target))
-                    .protocol(self.family, forward.protocol.number())
-                    .matching(Match::DestinationPort(forward.protocol, forward.port));
+                    .protocol(self.family, map.protocol.number())
+                    .matching(Match::DestinationPort(map.protocol, *port));
                 if let Ok(times @ 2..) = u32::try_from(left) {
                     rule = rule.matching(Match::OnceIn(times));
                 }
@@ -168,18 +208,14 @@ impl Translation<'_> {
         rules
     }
 
-    /// The chain that accepts what comes from the source ranges, if any rule goes there.
-    fn source_rules(&self) -> Vec<Rule> {
-        if self.destinations.is_empty() {
-            return Vec::new();
-        }
-        let cidrs = self.rules.sources(self.family).iter();
+    /// The chain that accepts what comes from the addresses of a set.
+    fn sources(&self, set: &AddressSet) -> Vec<Rule> {
+        let accept = |address, prefix| {
+            Rule::new(self.family, Target::Verdict(ACCEPT)).source(address, prefix)
+        };
+        let cidrs = set.ranges.iter().flat_map(|range| range.cidrs());
         cidrs
-            .flat_map(|range| range.cidrs())
-            .map(|cidr| {
-                Rule::new(self.family, Target::Verdict(ACCEPT))
-                    .source(cidr.address(), cidr.prefix())
-            })
+            .map(|cidr| accept(cidr.address(), cidr.prefix()))
             .collect()
     }
 }
@@ -194,23 +230,11 @@ struct Criteria {
     original_port: Option<u16>,
     direction: Option<Direction>,
     state: Option<State>,
-    source: bool,
+    /// Accepted is what this chain accepts.
+    source: Option<ChainName>,
 }
 
 impl Criteria {
-    fn narrow(&mut self, wanted: rules::Match) {
-        match wanted {
-            rules::Match::StatusDnat => self.dnat = true,
-            rules::Match::Direction(direction) => self.direction = Some(direction),
-            rules::Match::StateRelated => self.state = Some(State::Related),
-            rules::Match::OriginalPort(protocol, port) => {
-                self.protocol = Some(protocol);
-                self.original_port = Some(port);
-            }
-            rules::Match::Source => self.source = true,
-        }
-    }
-
     /// Whether this is what opens a connection to a forward, and goes on in it.
     fn is_to_a_forward(&self) -> bool {
         self.dnat && self.state.is_none() && self.direction == Some(Direction::Original)

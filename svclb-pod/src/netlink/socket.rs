@@ -1,6 +1,6 @@
 //! The netlink socket: requests out, answers in.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -10,6 +10,7 @@ use nix::sys::socket::{
 };
 
 use super::{Message, Requests, messages, number};
+use crate::sys;
 
 /// Room for one datagram of the kernel's: it makes them of at most 8 KiB for readers with no more.
 const DATAGRAM: usize = 8192;
@@ -64,14 +65,16 @@ pub struct Socket(OwnedFd);
 impl Socket {
     /// Opens it.
     pub fn open(family: SockProtocol) -> Result<Self, Error> {
-        socket(
+        let socket = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
             family,
         )
-        .map(Self)
-        .map_err(Error::Open)
+        .map_err(Error::Open)?;
+        // A kernel that does not know it still does all else.
+        let _ = sys::netlink_cap_ack(socket.as_fd());
+        Ok(Self(socket))
     }
 
     /// Sends requests and hands the objects that the kernel answers with to `each`, until it has

@@ -18,6 +18,7 @@ pub const ELEMENTS_PER_MESSAGE: usize = 1000;
 
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_TABLE_NAME: u16 = 1;
+pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
 pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -73,11 +74,8 @@ impl Type {
 }
 
 /// A set of keys, or a map from keys to data.
-#[derive(Clone)]
-pub(super) struct Set {
-    pub(super) name: &'static str,
-    /// Tells the sets of one transaction from each other.
-    pub(super) id: u32,
+pub(super) struct Set<'a> {
+    pub(super) name: &'a str,
     /// `NFT_SET_*`.
     pub(super) flags: c_int,
     pub(super) key: Type,
@@ -120,17 +118,26 @@ pub(super) struct Element {
 /// A transaction under construction, of one table.
 pub(super) struct Batch<'a> {
     requests: Requests,
+    /// `NFPROTO_*`
+    family: c_int,
     table: &'a str,
+    /// How many sets it has made.
+    sets: u32,
 }
 
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(table: &'a str) -> Self {
+    pub(super) fn new(family: c_int, table: &'a str) -> Self {
         let mut requests = Requests::default();
         requests.push(BATCH_BEGIN, 0, &batch_header(), |_| {});
-        Self { requests, table }
+        Self {
+            requests,
+            family,
+            table,
+            sets: 0,
+        }
     }
 
     /// Ends the transaction. Its last message asks for the acknowledgement, as not every kernel
@@ -142,15 +149,19 @@ impl<'a> Batch<'a> {
     }
 
     fn push(&mut self, kind: c_int, flags: u16, attributes: impl FnOnce(&mut Attributes<'_>)) {
-        let header = nfnetlink::header(libc::NFPROTO_INET, 0);
+        let header = nfnetlink::header(self.family, 0);
         self.requests
             .push(nft_message(kind), flags, &header, attributes);
     }
 
-    pub(super) fn add_table(&mut self) {
+    /// A table with these `NFT_TABLE_F_*`. Without any, one that is there stays as it is.
+    pub(super) fn add_table(&mut self, flags: u32) {
         let table = self.table;
         self.push(libc::NFT_MSG_NEWTABLE, CREATE, |a| {
             a.text(NFTA_TABLE_NAME, table);
+            if flags != 0 {
+                a.be32(NFTA_TABLE_FLAGS, flags);
+            }
         });
     }
 
@@ -191,8 +202,14 @@ impl<'a> Batch<'a> {
         });
     }
 
-    pub(super) fn add_set(&mut self, set: &Set, mut elements: &mut dyn Iterator<Item = Element>) {
-        let table = self.table;
+    /// A set with its elements. The number that it gets tells it from the others of this transaction.
+    pub(super) fn add_set(
+        &mut self,
+        set: &Set<'_>,
+        mut elements: &mut dyn Iterator<Item = Element>,
+    ) -> u32 {
+        self.sets += 1;
+        let (table, id) = (self.table, self.sets);
         self.push(libc::NFT_MSG_NEWSET, CREATE, |a| {
             a.text(NFTA_SET_TABLE, table)
                 .text(NFTA_SET_NAME, set.name)
@@ -203,7 +220,7 @@ impl<'a> Batch<'a> {
                 a.be32(NFTA_SET_DATA_TYPE, data as u32)
                     .be32(NFTA_SET_DATA_LEN, data.length());
             }
-            a.be32(NFTA_SET_ID, set.id);
+            a.be32(NFTA_SET_ID, id);
             if matches!(set.key, Type::Integer) {
                 a.bytes(NFTA_SET_USERDATA, &host_endian_keys());
             }
@@ -216,7 +233,7 @@ impl<'a> Batch<'a> {
             self.push(libc::NFT_MSG_NEWSETELEM, CREATE, |a| {
                 a.text(NFTA_SET_ELEM_LIST_TABLE, table)
                     .text(NFTA_SET_ELEM_LIST_SET, set.name)
-                    .be32(NFTA_SET_ELEM_LIST_SET_ID, set.id)
+                    .be32(NFTA_SET_ELEM_LIST_SET_ID, id)
                     .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |a| {
                         for element in part {
                             a.nest(NFTA_LIST_ELEM, |a| write_element(a, &element));
@@ -224,6 +241,7 @@ impl<'a> Batch<'a> {
                     });
             });
         }
+        id
     }
 }
 

@@ -5,25 +5,30 @@ use std::net::IpAddr;
 use nix::libc::{self, c_int};
 
 use super::batch::{Batch, Element, Set, Type, Value};
-use super::expressions::{Expressions, IP_CT_DIR_ORIGINAL, IP_CT_DIR_REPLY, Register};
-use crate::config::{Family, Forward, Protocol};
+use super::expressions::{Expressions, IP_CT_DIR_ORIGINAL, IP_CT_DIR_REPLY, Register, SetName};
+use crate::config::Family;
 use crate::conntrack::IPS_DST_NAT;
 use crate::netlink::Requests;
 use crate::ranges::Range;
-use crate::rules::{Chain, Direction, Hook, Kind, Match, Rule, Rules, Statement};
+use crate::rules::{
+    AddressSet, Chain, Destinations, Direction, Hook, Kind, Match, PortMap, Rule, Rules, Statement,
+    TableFamily, TableFlags,
+};
 
-/// `NF_CT_STATE_BIT(IP_CT_RELATED)` there.
+/// `NF_CT_STATE_BIT(IP_CT_RELATED)` in linux/netfilter/nf_conntrack_common.h.
 const STATE_RELATED: u32 = 1 << 2;
+/// The kernel completes it.
+const NAMELESS_MAP: &str = "__map%d";
 
 /// The transaction that replaces whatever the table holds by these rules.
 ///
 /// Adding, deleting and adding the table again is what works on every kernel: deleting alone fails if
 /// it is not there, and `NFT_MSG_DESTROYTABLE` needs Linux 6.3.
 pub fn replace(rules: &Rules) -> Requests {
-    let mut batch = Batch::new(&rules.name);
-    batch.add_table();
+    let mut batch = Batch::new(table_family(rules.family), &rules.name);
+    batch.add_table(0);
     batch.delete_table();
-    batch.add_table();
+    batch.add_table(table_flags(rules.flags));
     for chain in &rules.chains {
         let kind = match chain.kind {
             Kind::Filter => "filter",
@@ -31,194 +36,104 @@ pub fn replace(rules: &Rules) -> Requests {
         };
         batch.add_chain(chain.name, kind, hook(chain.hook), chain.priority);
     }
-    let mut table = Table { batch, sets: 0 };
-    let sets = table.add_sets(rules);
+    for map in rules.port_maps() {
+        add_port_map(&mut batch, map);
+    }
+    for set in rules.address_sets() {
+        add_address_set(&mut batch, set);
+    }
     for chain in &rules.chains {
         for rule in &chain.rules {
-            table.add_rule(chain, rule, &sets);
+            add_rule(&mut batch, rules.family, chain, rule);
         }
     }
-    table.batch.finish()
+    batch.finish()
 }
 
 /// The transaction that takes the table away, if it is there.
-pub(super) fn remove(name: &str) -> Requests {
-    let mut batch = Batch::new(name);
-    batch.add_table();
+pub(super) fn remove(family: TableFamily, name: &str) -> Requests {
+    let mut batch = Batch::new(table_family(family), name);
+    batch.add_table(0);
     batch.delete_table();
     batch.finish()
 }
 
-struct Table<'a> {
-    batch: Batch<'a>,
-    sets: u32,
+/// `map tcp-ports { type inet_service : inet_service; elements = { 80 : 8080 } }`
+fn add_port_map(batch: &mut Batch<'_>, map: &PortMap) {
+    let set = Set {
+        name: &map_name(map),
+        flags: libc::NFT_SET_MAP,
+        key: Type::InetService,
+        data: Some(Type::InetService),
+    };
+    let mut elements = map.ports.iter().map(|(port, to_port)| Element {
+        key: Value::new(port.to_be_bytes()),
+        data: Some(Value::new(to_port.to_be_bytes())),
+        ends_interval: false,
+    });
+    batch.add_set(&set, &mut elements);
 }
 
-/// The sets that rules refer to by what they hold.
-struct Sets {
-    ports: Vec<(Protocol, Set)>,
-    sources: Vec<(Family, Set)>,
+/// `set sources4 { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 } }`
+fn add_address_set(batch: &mut Batch<'_>, addresses: &AddressSet) {
+    let set = Set {
+        name: &set_name(addresses),
+        flags: libc::NFT_SET_INTERVAL,
+        key: address_type(addresses.family),
+        data: None,
+    };
+    batch.add_set(&set, &mut intervals(&addresses.ranges));
 }
 
-impl Table<'_> {
-    fn add_sets(&mut self, rules: &Rules) -> Sets {
-        let mut sets = Sets {
-            ports: Vec::new(),
-            sources: Vec::new(),
-        };
-        for of_protocol in rules.forwards.chunk_by(|a, b| a.protocol == b.protocol) {
-            let protocol = of_protocol.first().map(|forward| forward.protocol);
-            sets.ports
-                .extend(protocol.map(|it| (it, self.add_ports(it, of_protocol))));
-        }
-        for family in Family::ALL {
-            let ranges = rules.sources(family);
-            if !ranges.is_empty() {
-                sets.sources
-                    .push((family, self.add_sources(family, ranges)));
-            }
-        }
-        sets
-    }
-
-    /// `map tcp-ports { type inet_service : inet_service; elements = { 80 : 8080 } }`
-    fn add_ports(&mut self, protocol: Protocol, forwards: &[Forward]) -> Set {
-        let mut elements = forwards.iter().map(|forward| Element {
-            key: Value::new(forward.port.to_be_bytes()),
-            data: Some(Value::new(forward.to_port.to_be_bytes())),
-            ends_interval: false,
-        });
-        let name = match protocol {
-            Protocol::Tcp => "tcp-ports",
-            Protocol::Udp => "udp-ports",
-            Protocol::Sctp => "sctp-ports",
-        };
-        let data = Some(Type::InetService);
-        self.add_set(
-            name,
-            libc::NFT_SET_MAP,
-            Type::InetService,
-            data,
-            &mut elements,
-        )
-    }
-
-    /// `set sources4 { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 } }`
-    fn add_sources(&mut self, family: Family, ranges: &[Range]) -> Set {
-        let name = match family {
-            Family::V4 => "sources4",
-            Family::V6 => "sources6",
-        };
-        let elements = &mut intervals(ranges);
-        self.add_set(
-            name,
-            libc::NFT_SET_INTERVAL,
-            address_type(family),
-            None,
-            elements,
-        )
-    }
-
-    /// `{ 0 : 10.43.0.10, 1 : 10.43.0.11 }`, which the kernel gives a name of its own.
-    fn add_destinations(&mut self, family: Family, addresses: &[IpAddr]) -> Set {
-        let mut elements = (0u32..).zip(addresses).map(|(index, &address)| Element {
+/// `{ 0 : 10.43.0.10, 1 : 10.43.0.11 }`, which the kernel gives a name of its own.
+fn add_destinations(batch: &mut Batch<'_>, to: &Destinations) -> SetName<'static> {
+    let set = Set {
+        name: NAMELESS_MAP,
+        flags: libc::NFT_SET_ANONYMOUS | libc::NFT_SET_CONSTANT | libc::NFT_SET_MAP,
+        key: Type::Integer,
+        data: Some(address_type(to.family())),
+    };
+    let mut elements = (0u32..)
+        .zip(to.addresses())
+        .map(|(index, &address)| Element {
             // What numgen makes is in the byte order of the machine.
             key: Value::new(index.to_ne_bytes()),
             data: Some(octets(address)),
             ends_interval: false,
         });
-        let flags = libc::NFT_SET_ANONYMOUS | libc::NFT_SET_CONSTANT | libc::NFT_SET_MAP;
-        let data = Some(address_type(family));
-        self.add_set("__map%d", flags, Type::Integer, data, &mut elements)
+    let id = batch.add_set(&set, &mut elements);
+    SetName {
+        name: NAMELESS_MAP,
+        id: Some(id),
     }
+}
 
-    fn add_set(
-        &mut self,
-        name: &'static str,
-        flags: c_int,
-        key: Type,
-        data: Option<Type>,
-        elements: &mut dyn Iterator<Item = Element>,
-    ) -> Set {
-        self.sets += 1;
-        let set = Set {
-            name,
-            id: self.sets,
-            flags,
-            key,
-            data,
+fn add_rule(batch: &mut Batch<'_>, family: TableFamily, chain: &Chain, rule: &Rule) {
+    // A set has to be there before the rule that looks something up in it.
+    let maps = rule.statements.iter().map(|statement| match statement {
+        Statement::Dnat { to, .. } if to.addresses().len() > 1 => Some(add_destinations(batch, to)),
+        _ => None,
+    });
+    let maps: Vec<_> = maps.collect();
+    batch.add_rule(chain.name, |e| {
+        // Other packets do not come to a table of one family.
+        let mut family = match family {
+            TableFamily::Inet => None,
+            TableFamily::Only(family) => Some(family),
         };
-        self.batch.add_set(&set, elements);
-        set
-    }
-
-    fn add_rule(&mut self, chain: &Chain, rule: &Rule, sets: &Sets) {
-        match (&rule.statement, rule.family) {
-            (Statement::Dnat { to }, Some(family)) => self.add_dnat(chain, family, to, sets),
-            _ => self
-                .batch
-                .add_rule(chain.name, |e| write_rule(e, rule, sets)),
+        for condition in &rule.matches {
+            write_match(e, condition, &mut family);
         }
-    }
-
-    /// With one destination, and with more:
-    ///
-    /// ```text
-    /// meta l4proto tcp dnat ip to 10.43.0.10:tcp dport map @tcp-ports
-    /// meta l4proto tcp dnat ip to numgen random mod 2 map { … }:tcp dport map @tcp-ports
-    /// ```
-    fn add_dnat(&mut self, chain: &Chain, family: Family, to: &[IpAddr], sets: &Sets) {
-        for (protocol, ports) in &sets.ports {
-            let spread = (to.len() > 1).then(|| self.add_destinations(family, to));
-            self.batch.add_rule(chain.name, |e| {
-                e.meta(libc::NFT_META_L4PROTO, Register::One)
-                    .equals(Register::One, &[protocol.number()]);
-                match (&spread, to) {
-                    (Some(destinations), _) => {
-                        let modulus = u32::try_from(to.len()).unwrap_or(u32::MAX);
-                        e.random(modulus, Register::One).map(
-                            destinations,
-                            Register::One,
-                            Register::One,
-                        );
-                    }
-                    (None, [only, ..]) => {
-                        e.immediate(octets(*only).as_bytes(), Register::One);
-                    }
-                    (None, []) => return,
-                }
-                // The destination port is at the same place in the headers of all three protocols.
-                e.payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, Register::Two)
-                    .map(ports, Register::Two, Register::Two)
-                    .dnat(nfproto(family), Register::One, Register::Two);
-            });
+        for (statement, spread) in rule.statements.iter().zip(maps) {
+            write_statement(e, statement, spread);
         }
-    }
+    });
 }
 
-fn write_rule(e: &mut Expressions<'_, '_>, rule: &Rule, sets: &Sets) {
-    // meta nfproto ipv4
-    if let Some(family) = rule.family {
-        e.meta(libc::NFT_META_NFPROTO, Register::One)
-            .equals(Register::One, &[nfproto(family) as u8]);
-    }
-    for condition in &rule.matches {
-        write_match(e, *condition, rule.family, sets);
-    }
-    if rule.counter {
-        e.counter();
-    }
-    match rule.statement {
-        Statement::Accept => e.verdict(libc::NF_ACCEPT),
-        Statement::Drop => e.verdict(libc::NF_DROP),
-        Statement::Masquerade => e.masquerade(),
-        // Without a family there is no address that it could be rewritten to.
-        Statement::Dnat { .. } => e,
-    };
-}
-
-fn write_match(e: &mut Expressions<'_, '_>, condition: Match, family: Option<Family>, sets: &Sets) {
+/// `family` is the only one that comes this far: some matches make sense in one only.
+fn write_match(e: &mut Expressions<'_, '_>, condition: &Match, family: &mut Option<Family>) {
     match condition {
+        Match::Family(wanted) => write_family(e, *wanted, family),
         // ct status dnat
         Match::StatusDnat => {
             e.ct(libc::NFT_CT_STATUS, Register::One)
@@ -246,20 +161,84 @@ fn write_match(e: &mut Expressions<'_, '_>, condition: Match, family: Option<Fam
                 .equals(Register::One, &port.to_be_bytes());
         }
         // ip saddr @sources4
-        Match::Source => {
-            let of_family = |(of, _): &&(Family, Set)| Some(*of) == family;
-            if let Some((family, set)) = sets.sources.iter().find(of_family) {
-                let (offset, length) = source_address(*family);
-                e.payload(
-                    libc::NFT_PAYLOAD_NETWORK_HEADER,
-                    offset,
-                    length,
-                    Register::One,
-                )
-                .is_in(set, Register::One);
-            }
+        Match::Source(set) => {
+            write_family(e, set.family, family);
+            let (offset, length) = source_address(set.family);
+            e.payload(
+                libc::NFT_PAYLOAD_NETWORK_HEADER,
+                offset,
+                length,
+                Register::One,
+            )
+            .is_in(named(&set_name(set)), Register::One);
         }
     }
+}
+
+/// `meta nfproto ipv4`, unless no other comes this far.
+fn write_family(e: &mut Expressions<'_, '_>, family: Family, only: &mut Option<Family>) {
+    if only.replace(family) != Some(family) {
+        e.meta(libc::NFT_META_NFPROTO, Register::One)
+            .equals(Register::One, &[nfproto(family) as u8]);
+    }
+}
+
+/// `spread` is the map of a DNAT statement that has several addresses.
+fn write_statement(
+    e: &mut Expressions<'_, '_>,
+    statement: &Statement,
+    spread: Option<SetName<'_>>,
+) {
+    match statement {
+        Statement::Counter => e.counter(),
+        Statement::Accept => e.verdict(libc::NF_ACCEPT),
+        Statement::Drop => e.verdict(libc::NF_DROP),
+        Statement::Masquerade => e.masquerade(),
+        Statement::Dnat { to, ports } => write_dnat(e, to, ports, spread),
+    };
+}
+
+/// With one destination, and with more:
+///
+/// ```text
+/// meta l4proto tcp dnat ip to 10.43.0.10:tcp dport map @tcp-ports
+/// meta l4proto tcp dnat ip to numgen random mod 2 map { … }:tcp dport map @tcp-ports
+/// ```
+fn write_dnat<'a, 'b, 'c>(
+    e: &'a mut Expressions<'b, 'c>,
+    to: &Destinations,
+    ports: &PortMap,
+    spread: Option<SetName<'_>>,
+) -> &'a mut Expressions<'b, 'c> {
+    e.meta(libc::NFT_META_L4PROTO, Register::One)
+        .equals(Register::One, &[ports.protocol.number()]);
+    if let Some(map) = spread {
+        let modulus = u32::try_from(to.addresses().len()).unwrap_or(u32::MAX);
+        e.random(modulus, Register::One)
+            .map(map, Register::One, Register::One);
+    } else if let Some(only) = to.addresses().first() {
+        e.immediate(octets(*only).as_bytes(), Register::One);
+    }
+    // The destination port is at the same place in the headers of all three protocols.
+    e.payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, Register::Two)
+        .map(named(&map_name(ports)), Register::Two, Register::Two)
+        .dnat(nfproto(to.family()), Register::One, Register::Two)
+}
+
+fn map_name(map: &PortMap) -> String {
+    format!("{}-ports", map.protocol)
+}
+
+fn set_name(set: &AddressSet) -> String {
+    let number = match set.family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    };
+    format!("{}{number}", set.name)
+}
+
+fn named(name: &str) -> SetName<'_> {
+    SetName { name, id: None }
 }
 
 /// An interval set holds where each range starts and, as an end mark, the address after it; the last
@@ -296,6 +275,20 @@ fn nfproto(family: Family) -> c_int {
         Family::V4 => libc::NFPROTO_IPV4,
         Family::V6 => libc::NFPROTO_IPV6,
     }
+}
+
+pub(super) fn table_family(family: TableFamily) -> c_int {
+    match family {
+        TableFamily::Inet => libc::NFPROTO_INET,
+        TableFamily::Only(family) => nfproto(family),
+    }
+}
+
+/// `NFT_TABLE_F_OWNER` in linux/netfilter/nf_tables.h.
+const OWNER: u32 = 1 << 1;
+
+fn table_flags(flags: TableFlags) -> u32 {
+    if flags.owner { OWNER } else { 0 }
 }
 
 fn hook(hook: Hook) -> c_int {

@@ -6,7 +6,7 @@
 
 use nix::libc::{self, c_int};
 
-use super::batch::{NFTA_DATA_VALUE, NFTA_LIST_ELEM, Set};
+use super::batch::{NFTA_DATA_VALUE, NFTA_LIST_ELEM};
 use crate::netlink::Attributes;
 
 pub(super) const NFTA_EXPR_NAME: u16 = 1;
@@ -51,6 +51,14 @@ pub(super) enum Register {
     One = 1,
     /// `NFT_REG_2`.
     Two = 2,
+}
+
+/// By what a rule finds a set.
+#[derive(Clone, Copy)]
+pub(super) struct SetName<'a> {
+    pub(super) name: &'a str,
+    /// Its number in the transaction, for one to which the kernel gives its name.
+    pub(super) id: Option<u32>,
 }
 
 /// The expressions of one rule under construction.
@@ -142,23 +150,25 @@ impl<'a, 'b> Expressions<'a, 'b> {
     }
 
     /// `lookup reg FROM set SET`
-    pub(super) fn is_in(&mut self, set: &Set, from: Register) -> &mut Self {
+    pub(super) fn is_in(&mut self, set: SetName<'_>, from: Register) -> &mut Self {
         self.lookup(set, from, None)
     }
 
     /// `lookup reg FROM set SET dreg TO`
-    pub(super) fn map(&mut self, set: &Set, from: Register, to: Register) -> &mut Self {
+    pub(super) fn map(&mut self, set: SetName<'_>, from: Register, to: Register) -> &mut Self {
         self.lookup(set, from, Some(to))
     }
 
-    fn lookup(&mut self, set: &Set, from: Register, to: Option<Register>) -> &mut Self {
+    fn lookup(&mut self, set: SetName<'_>, from: Register, to: Option<Register>) -> &mut Self {
         self.push("lookup", |a| {
             a.text(NFTA_LOOKUP_SET, set.name)
                 .be32(NFTA_LOOKUP_SREG, from as u32);
             if let Some(to) = to {
                 a.be32(NFTA_LOOKUP_DREG, to as u32);
             }
-            a.be32(NFTA_LOOKUP_SET_ID, set.id);
+            if let Some(id) = set.id {
+                a.be32(NFTA_LOOKUP_SET_ID, id);
+            }
         })
     }
 

@@ -11,17 +11,19 @@ use super::batch::{
     NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_DATA_VALUE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
     NFTA_RULE_TABLE, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
     NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ID, NFTA_SET_NAME, NFTA_SET_TABLE,
-    nft_message,
+    NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, nft_message,
 };
 use super::expressions::{NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LOOKUP_SET_ID};
 use crate::netlink::{
-    self, Attribute, DUMP, Message, Requests, Socket, attributes, find, messages,
+    self, Attribute, DUMP, Message, Requests, Socket, attributes, find, messages, number,
 };
 use crate::nfnetlink::{self, HEADER};
 
 /// The attributes of the objects of one table, each as the kernel or a transaction has them.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
+    /// The table's `NFT_TABLE_F_*`.
+    flags: u32,
     chains: Vec<Vec<u8>>,
     /// In the order in which they run.
     rules: Vec<Vec<u8>>,
@@ -31,18 +33,28 @@ pub(super) struct Objects {
 /// The elements of a set, sorted, as the kernel keeps them in no order of ours.
 type Elements = Vec<Vec<u8>>;
 
-/// Asks the kernel for all objects of a table.
-pub(super) fn read(socket: &Socket, table: &str) -> Result<Objects, netlink::Error> {
+/// Asks the kernel for all objects of a table of a family (`NFPROTO_*`), if it is there.
+pub(super) fn read(
+    socket: &Socket,
+    family: c_int,
+    table: &str,
+) -> Result<Option<Objects>, netlink::Error> {
+    let list = |kind, attribute| list(socket, family, kind, attribute, table);
+    let tables = list(libc::NFT_MSG_GETTABLE, NFTA_TABLE_NAME)?;
+    let Some(made) = tables.first() else {
+        return Ok(None);
+    };
     let mut objects = Objects {
-        chains: list(socket, libc::NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE, table)?,
-        rules: list(socket, libc::NFT_MSG_GETRULE, NFTA_RULE_TABLE, table)?,
+        flags: table_flags(made),
+        chains: list(libc::NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE)?,
+        rules: list(libc::NFT_MSG_GETRULE, NFTA_RULE_TABLE)?,
         sets: Vec::new(),
     };
-    for set in list(socket, libc::NFT_MSG_GETSET, NFTA_SET_TABLE, table)? {
+    for set in list(libc::NFT_MSG_GETSET, NFTA_SET_TABLE)? {
         let name = find(attributes(&set), NFTA_SET_NAME)
             .unwrap_or_default()
             .to_vec();
-        let header = nfnetlink::header(libc::NFPROTO_INET, 0);
+        let header = nfnetlink::header(family, 0);
         let kind = nft_message(libc::NFT_MSG_GETSETELEM);
         let request = Requests::one(kind, DUMP, &header, |a| {
             a.text(NFTA_SET_ELEM_LIST_TABLE, table)
@@ -55,17 +67,34 @@ pub(super) fn read(socket: &Socket, table: &str) -> Result<Objects, netlink::Err
         elements.sort_unstable();
         objects.sets.push((set, elements));
     }
-    Ok(objects)
+    Ok(Some(objects))
+}
+
+/// Whether there is a table of that family and name.
+pub(super) fn is_there(
+    socket: &Socket,
+    family: c_int,
+    table: &str,
+) -> Result<bool, netlink::Error> {
+    let tables = list(
+        socket,
+        family,
+        libc::NFT_MSG_GETTABLE,
+        NFTA_TABLE_NAME,
+        table,
+    )?;
+    Ok(!tables.is_empty())
 }
 
 /// All objects of a kind that the table has. Not every kernel leaves other tables' out of a list.
 fn list(
     socket: &Socket,
+    family: c_int,
     kind: c_int,
     table_attribute: u16,
     table: &str,
 ) -> Result<Vec<Vec<u8>>, netlink::Error> {
-    let header = nfnetlink::header(libc::NFPROTO_INET, 0);
+    let header = nfnetlink::header(family, 0);
     let request = Requests::one(nft_message(kind), DUMP, &header, |a| {
         a.text(table_attribute, table);
     });
@@ -101,7 +130,7 @@ pub(super) fn is_all_of(held: &Objects, transaction: &Requests) -> bool {
                 .zip(wanted)
                 .all(|(held, wanted)| has_expressions(held, wanted))
     });
-    same_sets && same_chains && same_rules
+    held.flags == wanted.flags && same_sets && same_chains && same_rules
 }
 
 pub(super) fn made_by(transaction: &Requests) -> Objects {
@@ -109,7 +138,9 @@ pub(super) fn made_by(transaction: &Requests) -> Objects {
     for message in messages(transaction.bytes()) {
         let is = |kind| message.kind == nft_message(kind);
         let payload = message.payload.get(HEADER..).unwrap_or_default();
-        if is(libc::NFT_MSG_NEWCHAIN) {
+        if is(libc::NFT_MSG_NEWTABLE) {
+            objects.flags = table_flags(payload);
+        } else if is(libc::NFT_MSG_NEWCHAIN) {
             objects.chains.push(payload.to_vec());
         } else if is(libc::NFT_MSG_NEWRULE) {
             objects.rules.push(payload.to_vec());
@@ -125,6 +156,12 @@ pub(super) fn made_by(transaction: &Requests) -> Objects {
         elements.sort_unstable();
     }
     objects
+}
+
+fn table_flags(table: &[u8]) -> u32 {
+    find(attributes(table), NFTA_TABLE_FLAGS)
+        .and_then(|flags| number(flags, 0))
+        .map_or(0, u32::from_be_bytes)
 }
 
 /// The elements that a message lists, in one form whatever its origin: the kernel marks no nesting.
