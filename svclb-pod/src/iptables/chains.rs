@@ -45,10 +45,10 @@ pub(super) fn ours(rules: &Rules, kind: Kind, family: Family) -> Ours {
             ours.chains.push((name, translated));
         }
     }
-    if kind == Kind::Filter && is_forwarded(rules, family) {
-        let sets = rules.address_sets().into_iter();
-        for set in sets.filter(|set| set.family == family) {
-            let name = chain_name(rules, set.name);
+    for set in rules.address_sets() {
+        let name = chain_name(rules, set.name);
+        let mut all = ours.chains.iter().flat_map(|(_, rules)| rules);
+        if set.family == family && all.any(|rule| rule.target == Target::Jump(name)) {
             ours.chains.push((name, translation.sources(set)));
         }
     }
