@@ -33,6 +33,20 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether nothing went wrong but that a signal came that ends the process.
+    pub fn is_stop(&self) -> bool {
+        matches!(
+            self,
+            Self::Iptables(iptables::Error::Stopped)
+                | Self::Neither {
+                    iptables: iptables::Error::Stopped,
+                    ..
+                }
+        )
+    }
+}
+
 /// What holds the rules.
 #[derive(Debug)]
 pub enum Installed {
@@ -78,7 +92,8 @@ pub fn install(rules: &Rules, asked_for: Option<Backend>) -> Result<Installed, E
     })
 }
 
-/// Takes away what an earlier start in this network namespace may have left with the other backend.
+/// Takes away what an earlier start in this network namespace may have left with the other backend: it
+/// would drop what these rules let through.
 pub fn remove_from_the_other(rules: &Rules, used: Backend) -> Result<(), Error> {
     match used {
         Backend::Nftables => iptables::remove(&rules.name).map_err(Error::Iptables),

@@ -74,21 +74,22 @@ impl Connection {
     }
 
     /// Whether the rules for `config` in these families would treat its first packet in another way.
+    ///
+    /// Takes what was sent to a forward's port for what was sent to the forward. So it is in a pod's
+    /// own network namespace; in a node's it would have to look at the address as well.
     pub fn is_stale(&self, config: &Config, families: &[Family]) -> bool {
         if self.protocol != Protocol::Udp.number() {
             return false;
         }
         let (address, port) = self.answerer;
-        let here = |forward: &&Forward| {
-            forward.protocol == Protocol::Udp
-                && forward.port == self.port
-                && families.contains(&Family::of(address))
-        };
-        match config.forwards.iter().find(here) {
-            Some(forward) => {
+        let is_ours = |it: &&Forward| it.protocol == Protocol::Udp && it.port == self.port;
+        match config.forwards.iter().find(is_ours) {
+            Some(forward) if families.contains(&Family::of(address)) => {
                 let is_wanted = config.destinations.contains(&address) && forward.to_port == port;
                 !(self.is_dnat && is_wanted)
             }
+            // Its family is no longer served.
+            Some(_) => self.is_dnat,
             // Beside klipper-lb's form there may be containers with other ports.
             None => self.is_dnat && config.form == Form::Service,
         }

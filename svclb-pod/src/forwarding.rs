@@ -37,6 +37,9 @@ const IFLA_AF_SPEC: u16 = libc::IFLA_AF_SPEC;
 
 const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
+const WHAT_TO_DO: &str = "give the container CAP_NET_ADMIN, or the pod the sysctl \
+    net.ipv4.ip_forward=1, which its kubelet has to allow";
+
 /// Why nothing can be forwarded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -44,7 +47,7 @@ pub enum Error {
     #[error("cannot list the network interfaces")]
     List(#[source] netlink::Error),
     /// The kernel does not let IPv4 forwarding be set.
-    #[error("cannot switch on IPv4 forwarding of interface {index}")]
+    #[error("IPv4 forwarding of interface {index} is off and cannot be switched on; {WHAT_TO_DO}")]
     Set {
         /// The interface's index.
         index: i32,
@@ -53,7 +56,9 @@ pub enum Error {
         source: netlink::Error,
     },
     /// The kernel took the setting, and does not have it.
-    #[error("IPv4 forwarding of interface {index} stays off though it was switched on")]
+    #[error(
+        "IPv4 forwarding of interface {index} stays off though it was switched on; {WHAT_TO_DO}"
+    )]
     StaysOff {
         /// The interface's index.
         index: i32,
@@ -141,11 +146,24 @@ impl State {
     /// Whether packets of the family are forwarded, by whatever interface they arrive.
     pub fn forwards(&self, family: Family) -> bool {
         match family {
-            Family::V4 => self
-                .interfaces
-                .iter()
-                .all(|interface| interface.ipv4 != Some(false)),
+            Family::V4 => self.without_ipv4().next().is_none(),
             Family::V6 => self.ipv6,
+        }
+    }
+
+    /// The interfaces that have IPv4 and do not forward it.
+    fn without_ipv4(&self) -> impl Iterator<Item = i32> {
+        let off = |interface: &&Interface| interface.ipv4 == Some(false);
+        self.interfaces
+            .iter()
+            .filter(off)
+            .map(|interface| interface.index)
+    }
+
+    fn confirm_ipv4(&self) -> Result<(), Error> {
+        match self.without_ipv4().next() {
+            Some(index) => Err(Error::StaysOff { index }),
+            None => Ok(()),
         }
     }
 }
@@ -173,17 +191,13 @@ pub fn allow_ipv6() -> io::Result<bool> {
 
 fn switch_on_ipv4(state: &State) -> Result<(), Error> {
     let socket = open()?;
-    let is_off = |interface: &&Interface| interface.ipv4 == Some(false);
-    for &Interface { index, .. } in state.interfaces.iter().filter(is_off) {
+    for index in state.without_ipv4() {
         socket
             .commit(&set_ipv4(index))
             .map_err(|source| Error::Set { index, source })?;
     }
     // An interface that has gone meanwhile is no concern.
-    match State::read()?.interfaces.iter().find(is_off) {
-        Some(&Interface { index, .. }) => Err(Error::StaysOff { index }),
-        None => Ok(()),
-    }
+    State::read()?.confirm_ipv4()
 }
 
 fn open() -> Result<Socket, Error> {

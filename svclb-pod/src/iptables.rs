@@ -45,6 +45,9 @@ pub enum Error {
     /// Another process keeps its hands on the tables.
     #[error("cannot lock the iptables tables")]
     Lock(#[source] io::Error),
+    /// A signal said so.
+    #[error("told to end while another process held the iptables tables")]
+    Stopped,
     /// The kernel has no legacy xtables, or not for this family.
     #[error("the node's kernel has no {family} iptables table {table} (module {module})", module = module(*family, table))]
     Missing {
@@ -134,7 +137,7 @@ pub fn install(rules: &Rules) -> Result<(), Error> {
         let name = rules.name.clone();
         return Err(Error::Inexpressible { name });
     }
-    let _lock = Lock::take().map_err(Error::Lock)?;
+    let _lock = Lock::take()?;
     for family in Family::ALL {
         for kind in TABLES {
             let ours = chains::ours(rules, kind, family);
@@ -189,7 +192,7 @@ pub fn remove(name: &str) -> Result<(), Error> {
     if tables.is_empty() {
         return Ok(());
     }
-    let _lock = Lock::take().map_err(Error::Lock)?;
+    let _lock = Lock::take()?;
     for table in tables {
         match table.put(&Ours::nothing(name)) {
             Err(Error::Missing { .. }) => {}

@@ -16,6 +16,7 @@ pub mod nftables;
 pub mod ranges;
 pub mod report;
 pub mod rules;
+pub mod signals;
 mod sys;
 
 pub use sys::give_back_memory;

@@ -13,13 +13,13 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
 use svclb_pod::backend::{self, Installed, one_line};
 use svclb_pod::config::{Config, Family};
 use svclb_pod::conntrack;
 use svclb_pod::forwarding::{self, State};
 use svclb_pod::report::{self, Milliseconds};
 use svclb_pod::rules::Rules;
+use svclb_pod::signals;
 
 const HELP: &str = "\
 Forwards the ports of one LoadBalancer Service. It installs its rules with the kernel, and sleeps until
@@ -48,6 +48,8 @@ Exit codes: 0 done, or all in place; 2 the environment is not valid; 1 everythin
 /// How long `check` waits, and how often it looks.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
+
+const BLOCKING: &str = "cannot block signals";
 
 /// How the process ends.
 #[derive(Clone, Copy)]
@@ -86,47 +88,30 @@ fn start() -> ExitCode {
 }
 
 fn run(started: Instant) -> ExitCode {
-    let stop = match block_signals() {
-        Ok(stop) => stop,
-        Err(code) => return code,
-    };
+    if let Err(error) = signals::block() {
+        return fail(BLOCKING, &error);
+    }
     match config().and_then(|config| forward(&config, started)) {
         // What is installed lives on until the process ends, see `Installed`.
-        Ok(_installed) => sleep(&stop),
+        Ok(_installed) => sleep(),
         Err(code) => code,
     }
 }
 
 /// What a Service gets whose ports kube-proxy alone can forward: the pod keeps others from them.
 fn hold() -> ExitCode {
-    match block_signals() {
-        Ok(stop) => {
-            say("the hostPorts are held, and nothing is forwarded\n");
-            sleep(&stop)
-        }
-        Err(code) => code,
+    if let Err(error) = signals::block() {
+        return fail(BLOCKING, &error);
     }
+    say("the hostPorts are held, and nothing is forwarded\n");
+    sleep()
 }
 
-/// As PID 1 the process gets only the signals that it asks for, and blocked ones wait for it.
-fn block_signals() -> Result<SigSet, ExitCode> {
-    let mut stop = SigSet::empty();
-    stop.add(Signal::SIGTERM);
-    stop.add(Signal::SIGINT);
-    // Nobody may be there to read the log, which is no reason to end.
-    let mut blocked = stop;
-    blocked.add(Signal::SIGPIPE);
-    match blocked.thread_block() {
-        Ok(()) => Ok(stop),
-        Err(error) => Err(fail("cannot block signals", &error)),
-    }
-}
-
-fn sleep(stop: &SigSet) -> ExitCode {
+fn sleep() -> ExitCode {
     // From here on memory is only slept on.
     svclb_pod::give_back_memory();
-    match stop.wait() {
-        Ok(_) => ExitCode::Success,
+    match signals::wait() {
+        Ok(()) => ExitCode::Success,
         Err(error) => fail("cannot wait for signals", &error),
     }
 }
@@ -138,22 +123,21 @@ fn forward(config: &Config, started: Instant) -> Result<Installed, ExitCode> {
     let (state, families) = families(config)?;
     let rules = Rules::new(config, &families);
     let installed = backend::install(&rules, config.backend)
-        .map_err(|error| fail("cannot install the rules", &error))?;
+        .map_err(|error| end("cannot install the rules", &error))?;
+    let backend = installed.backend();
+    backend::remove_from_the_other(&rules, backend)
+        .map_err(|error| end("cannot remove what an earlier start left", &error))?;
     forwarding::switch_on(&state, &families).map_err(|error| fail("cannot forward", &error))?;
     let took = Milliseconds(started.elapsed());
 
     let mut log = report::forwards(config, &families);
-    let backend = installed.backend();
     if let Installed::Iptables(Some(error)) = &installed {
         log += &format!("nf_tables is not to be had here: {}\n", one_line(error));
     }
     log += &format!("rules in place by {backend} after {took}\n");
     say(&log);
 
-    // None of what follows keeps new connections from being forwarded.
-    if let Err(error) = backend::remove_from_the_other(&rules, backend) {
-        complain("cannot remove what an earlier start left", &error);
-    }
+    // This keeps no new connection from being forwarded.
     match conntrack::forget_stale(config, &families) {
         Ok(0) => {}
         Ok(count) => {
@@ -252,6 +236,15 @@ fn say(text: &str) -> ExitCode {
     // Nobody may be listening; the rules matter more.
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::Success
+}
+
+/// How it ends without its rules.
+fn end(action: &str, error: &backend::Error) -> ExitCode {
+    if error.is_stop() {
+        ExitCode::Success
+    } else {
+        fail(action, error)
+    }
 }
 
 fn fail(action: &str, error: &(dyn Error + 'static)) -> ExitCode {

@@ -1,11 +1,15 @@
-//! The calls that nix has no safe form of: socket options, one of which holds a pointer, and glibc's way
-//! to give memory back. The only `unsafe` in the library.
+//! The calls that nix has no safe form of: socket options, one of which holds a pointer, a wait for
+//! signals that ends, and glibc's way to give memory back. The only `unsafe` in the library.
 #![expect(unsafe_code, reason = "raw calls; each has its reason beside it")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, socklen_t};
+use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
 
 use crate::config::Family;
 use crate::iptables::layout::{
@@ -94,6 +98,15 @@ pub(crate) fn netlink_cap_ack(socket: BorrowedFd<'_>) -> Result<(), Errno> {
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// Waits for one of these signals, which are blocked, but not longer than `time`; tells whether one came.
+pub(crate) fn signal_within(signals: &SigSet, time: Duration) -> bool {
+    let time = TimeSpec::from_duration(time);
+    // SAFETY: the kernel reads the set and the time, which live until the call is over, and writes
+    // nothing about the signal if it is not given where.
+    let signal = unsafe { libc::sigtimedwait(signals.as_ref(), ptr::null_mut(), time.as_ref()) };
+    signal > 0
 }
 
 /// Gives freed memory back to the system. Rules are built and thrown away once, and what they took

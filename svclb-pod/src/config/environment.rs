@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Backend, Config, Form, Forward, Protocol};
 use crate::ranges::Cidr;
@@ -166,9 +166,7 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<'_, F> {
         let addresses = items(DEST_IPS, &list, SOME_ADDRESSES)?.map(|item| {
             item.parse()
                 .ok()
-                .filter(|address: &IpAddr| {
-                    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
-                })
+                .filter(|&address| is_a_hosts(address))
                 .ok_or_else(|| invalid(DEST_IPS, item, AN_ADDRESS))
         });
         without_doubles(addresses)
@@ -193,6 +191,13 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<'_, F> {
             _ => Err(invalid(BACKEND, &value, A_BACKEND)),
         }
     }
+}
+
+/// Whether it can be the address of another host.
+fn is_a_hosts(address: IpAddr) -> bool {
+    let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    let is_nobodys = address.is_unspecified() || address.is_loopback();
+    !is_broadcast && !is_nobodys && !address.is_multicast()
 }
 
 /// Splits a list at commas and white space, as klipper-lb does; an empty one is an error.

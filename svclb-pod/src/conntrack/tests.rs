@@ -1,3 +1,5 @@
+//! Which connections are stale, as values, and how they are read and deleted.
+
 use super::*;
 
 fn config(variables: &[(&str, &str)]) -> Config {
@@ -87,6 +89,20 @@ fn a_forward_that_is_gone_is_stale_unless_it_may_be_anothers() {
 fn a_family_that_is_no_longer_served_is_stale() {
     let of_v6 = connection(Protocol::Udp, 53, ("fd00::10", 30053), true);
     assert!(of_v6.is_stale(&service(), &[Family::V4]));
+    let port = |destinations| {
+        config(&[
+            ("SRC_PORT", "53"),
+            ("DEST_PROTO", "UDP"),
+            ("DEST_PORT", "30053"),
+            ("DEST_IPS", destinations),
+        ])
+    };
+    assert!(!of_v6.is_stale(&port("10.43.0.10,fd00::10"), &Family::ALL));
+    assert!(of_v6.is_stale(&port("10.43.0.10,fd00::10"), &[Family::V4]));
+    assert!(of_v6.is_stale(&port("10.43.0.10"), &[Family::V4]));
+    // What the pod got itself is no concern of rules that have nothing to do with its family.
+    let not_forwarded = connection(Protocol::Udp, 53, ("fd00:244::2", 53), false);
+    assert!(!not_forwarded.is_stale(&port("10.43.0.10"), &[Family::V4]));
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! What the kernel says of interfaces, and what follows from it, as values.
+
 use super::*;
 
 /// A link as the kernel tells of it, as far as it is read.
@@ -55,19 +57,47 @@ fn the_loopback_does_not_count() {
     assert_eq!(parse(&link(1, libc::IFF_LOOPBACK, Some(0), Some(0))), None);
 }
 
+/// Interfaces 2, 3 and so on, and whether the namespace forwards IPv6.
+fn state(ipv4: &[Option<bool>], ipv6: bool) -> State {
+    let interface = |(index, &ipv4)| Interface {
+        index,
+        ipv4,
+        ipv6: true,
+    };
+    State {
+        interfaces: (2..).zip(ipv4).map(interface).collect(),
+        ipv6,
+    }
+}
+
+#[test]
+fn forwarding_that_is_not_what_it_was_set_to_is_an_error() {
+    assert!(state(&[Some(true), None], false).confirm_ipv4().is_ok());
+    let error = state(&[Some(true), Some(false)], true)
+        .confirm_ipv4()
+        .unwrap_err();
+    assert!(matches!(error, Error::StaysOff { index: 3 }), "{error:?}");
+}
+
+#[test]
+fn forwarding_that_cannot_be_set_says_what_to_do() {
+    let refused = Error::Set {
+        index: 2,
+        source: netlink::Error::Refused {
+            sequence: 0,
+            errno: nix::errno::Errno::EPERM,
+        },
+    };
+    for error in [refused, Error::StaysOff { index: 2 }] {
+        let line = error.to_string();
+        for said in ["interface 2", "CAP_NET_ADMIN", "net.ipv4.ip_forward=1"] {
+            assert!(line.contains(said), "{said:?} is not in {line:?}");
+        }
+    }
+}
+
 #[test]
 fn a_family_is_forwarded_if_no_interface_is_left_out() {
-    let state = |ipv4: &[Option<bool>], ipv6| State {
-        interfaces: ipv4
-            .iter()
-            .map(|&ipv4| Interface {
-                index: 2,
-                ipv4,
-                ipv6: true,
-            })
-            .collect(),
-        ipv6,
-    };
     assert!(state(&[Some(true), None, Some(true)], false).forwards(Family::V4));
     assert!(!state(&[Some(true), Some(false)], true).forwards(Family::V4));
     assert!(state(&[Some(false)], true).forwards(Family::V6));

@@ -8,8 +8,10 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::thread;
 use std::time::{Duration, Instant};
+
+use super::Error;
+use crate::signals;
 
 const NAME: &str = "xtables";
 /// A holder is done within milliseconds, also on a busy machine within a few hundred.
@@ -22,18 +24,19 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    pub(super) fn take() -> io::Result<Self> {
-        let address = SocketAddr::from_abstract_name(NAME)?;
+    pub(super) fn take() -> Result<Self, Error> {
+        let address = SocketAddr::from_abstract_name(NAME).map_err(Error::Lock)?;
         let started = Instant::now();
         loop {
             match UnixDatagram::bind_addr(&address) {
                 Ok(socket) => return Ok(Self { _socket: socket }),
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < PATIENCE =>
-                {
-                    thread::sleep(PAUSE);
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                    return Err(Error::Lock(error));
                 }
-                Err(error) => return Err(error),
+                Err(error) if started.elapsed() >= PATIENCE => return Err(Error::Lock(error)),
+                // Whoever is to end need not wait for somebody else first.
+                Err(_) if signals::come_within(PAUSE) => return Err(Error::Stopped),
+                Err(_) => {}
             }
         }
     }

@@ -1,3 +1,5 @@
+//! Messages that are written and read back, whole and cut off.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Networks and ranges, their edges above all.
+
 use super::*;
 
 fn cidr(text: &str) -> Cidr {

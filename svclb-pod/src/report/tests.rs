@@ -1,3 +1,5 @@
+//! The lines of the log.
+
 use super::*;
 
 fn config(forwards: &str, destinations: &str, ranges: Option<&str>) -> Config {

@@ -1,6 +1,8 @@
 //! The process: PID 1 of an image that holds nothing else, its log, its end, and `check`.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ on_both_backends!(
     it_is_pid_1_of_an_image_with_nothing_else_and_ends_on_sigterm_and_sigint,
     the_rules_outlive_it,
     check_tells_whether_the_rules_are_those_of_the_environment,
+    check_waits_for_rules_that_are_on_their_way,
     rules_of_the_other_backend_are_removed,
 );
 
@@ -99,6 +102,11 @@ fn check_tells_whether_the_rules_are_those_of_the_environment(backend: &str) {
     let check = |environment: &Environment, namespace: &Namespace| {
         let output = environment.run(namespace, &["check"]);
         let lines = [output.stdout, output.stderr].concat();
+        if output.status.code() == Some(1) {
+            let said = String::from_utf8_lossy(&lines);
+            let reasons = ["not in place", "forwarding is off"];
+            assert!(reasons.iter().any(|reason| said.contains(reason)), "{said}");
+        }
         assert_eq!(
             lines.iter().filter(|&&byte| byte == b'\n').count(),
             1,
@@ -154,6 +162,40 @@ fn check_tells_whether_the_rules_are_those_of_the_environment(backend: &str) {
     wait_until("the rules", || check(&wanted, &lab.pod) == Some(0));
     lab.pod.sysctl("ipv4/conf/eth0/forwarding", "0");
     assert_eq!(check(&wanted, &lab.pod), Some(1), "without forwarding");
+}
+
+fn check_waits_for_rules_that_are_on_their_way(backend: &str) {
+    let environment = environment(backend);
+    // On a busy machine they may well take longer than it waits.
+    wait_until("rules within the time that it waits", || {
+        let lab = Lab::new();
+        let mut command = environment.command(PROGRAM);
+        command.arg("check");
+        let check = lab.pod.run(|| spawn(command));
+        std::thread::sleep(Duration::from_millis(200));
+        let _pod = Pod::start(&lab.pod, &environment);
+        check.wait_with_output().unwrap().status.success()
+    });
+}
+
+#[test]
+fn it_ends_while_another_process_holds_the_iptables_tables() {
+    let lab = Lab::new();
+    let name = SocketAddr::from_abstract_name("xtables").unwrap();
+    let _lock = lab.pod.run(|| UnixDatagram::bind_addr(&name).unwrap());
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let command = environment("iptables").command(PROGRAM);
+        let pod = Pod::of(lab.pod.run(|| spawn(command)));
+        // From when it minds signals, all that it does is wait for the others: it ends for this or, in
+        // the end, because it cannot have the tables, and then with another code.
+        wait_until("its minding of signals", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", pod.id())).unwrap();
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            let blocked = u64::from_str_radix(blocked.unwrap().trim(), 16).unwrap();
+            blocked >> (signal as u32 - 1) & 1 == 1
+        });
+        assert_eq!(pod.stop_by(signal).code(), Some(0), "after {signal}");
+    }
 }
 
 fn rules_of_the_other_backend_are_removed(backend: &str) {

@@ -12,6 +12,7 @@ on_both_backends!(
     a_port_restarts_without_touching_the_one_beside_it,
     each_port_has_its_own_ranges,
     both_families_as_in_a_dual_stack_service,
+    errors_about_a_connection_come_back_through,
     what_is_nobodys_is_left_alone,
 );
 
@@ -79,6 +80,19 @@ fn both_families_as_in_a_dual_stack_service(backend: &str) {
         let answer = ask_tcp(&lab.client, from, to, 80).unwrap();
         assert_eq!(answer, format!("0:8080 sees {to}"));
     }
+}
+
+fn errors_about_a_connection_come_back_through(backend: &str) {
+    let lab = Lab::new();
+    lab.allow_ipv6_forwarding();
+    Server::start(&lab, &[8080]);
+    // The node, which sends the errors, is in none of the ranges.
+    let environment = port(backend, 80, 8080).with(&[
+        "DEST_IPS=10.43.0.10,fd00:43::10",
+        "SRC_RANGES=192.0.2.2/32,2001:db8::2/128",
+    ]);
+    let _pod = Pod::start(&lab.pod, &environment);
+    lab.assert_that_packets_are_made_to_fit();
 }
 
 /// As a counter-test to what keeps out whatever is no forward: here, other containers may have rules

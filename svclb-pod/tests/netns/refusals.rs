@@ -8,13 +8,15 @@ use nix::errno::Errno;
 
 use crate::support::{
     CLIENT, Environment, Lab, Namespace, POD, PROGRAM, Pod, Server, ask_tcp, forbid_netlink,
-    on_both_backends,
+    forbid_xtables, on_both_backends,
 };
 
 on_both_backends!(
     net_admin_is_all_that_it_needs,
     klipper_lbs_default_capabilities_do_as_well,
     without_net_admin_it_says_what_is_missing,
+    a_family_that_the_node_does_not_have_is_left_out_with_a_line,
+    an_environment_that_is_not_valid_leaves_the_rules_that_were_there,
 );
 
 const NETLINK_ROUTE: u32 = 0;
@@ -149,6 +151,31 @@ fn a_backend_that_is_asked_for_is_not_replaced_by_the_other() {
 }
 
 #[test]
+fn without_either_backend_it_says_why_neither() {
+    let lab = Lab::new();
+    let command = environment().command(PROGRAM);
+    let command = forbid_netlink(command, NETLINK_NETFILTER, Errno::EPROTONOSUPPORT);
+    let command = forbid_xtables(command, Errno::ENOPROTOOPT);
+    let said = [
+        "nf_tables",
+        "EPROTONOSUPPORT",
+        "iptable_filter",
+        "ENOPROTOOPT",
+    ];
+    assert_refusal(&run(&lab.pod, command), 1, &said);
+}
+
+#[test]
+fn rules_of_the_other_backend_that_stay_are_an_error() {
+    let lab = Lab::new();
+    drop(Pod::start(&lab.pod, &by("iptables")));
+    let command = forbid_xtables(by("nftables").command(PROGRAM), Errno::EACCES);
+    let output = run(&lab.pod, command);
+    assert_refusal(&output, 1, &["what an earlier start left", "EACCES"]);
+    assert_eq!(output.stdout, b"", "nothing is in place");
+}
+
+#[test]
 fn without_a_way_to_set_forwarding_it_ends() {
     let lab = Lab::new();
     let command = environment().command(PROGRAM);
@@ -212,12 +239,11 @@ fn a_node_without_ipv6_needs_no_ipv6_forwarding() {
     );
 }
 
-#[test]
-fn a_family_that_the_node_does_not_have_is_left_out_with_a_line() {
+fn a_family_that_the_node_does_not_have_is_left_out_with_a_line(backend: &str) {
     let lab = Lab::new();
     Server::start(&lab, &[8080]);
     lab.pod.sysctl("ipv6/conf/eth0/disable_ipv6", "1");
-    let both = environment().with(&["DEST_IPS=10.43.0.10,fd00:43::10"]);
+    let both = by(backend).with(&["DEST_IPS=10.43.0.10,fd00:43::10"]);
     let pod = Pod::start(&lab.pod, &both);
     assert!(pod.log().contains("IPv6 is left out"), "{}", pod.log());
     assert_eq!(
@@ -225,17 +251,16 @@ fn a_family_that_the_node_does_not_have_is_left_out_with_a_line() {
         format!("0:8080 sees {POD}")
     );
     assert_eq!(both.run(&lab.pod, &["check"]).status.code(), Some(0));
-    let only = environment()
+    let only = by(backend)
         .with(&["DEST_IPS=fd00:43::10"])
         .run(&lab.pod, &[]);
     assert_refusal(&only, 1, &["no IP family"]);
 }
 
-#[test]
-fn an_environment_that_is_not_valid_leaves_the_rules_that_were_there() {
+fn an_environment_that_is_not_valid_leaves_the_rules_that_were_there(backend: &str) {
     let lab = Lab::new();
     Server::start(&lab, &[8080]);
-    drop(Pod::start(&lab.pod, &environment()));
+    drop(Pod::start(&lab.pod, &by(backend)));
     for (variable, said) in [
         ("SVCLB_FORWARDS=tcp/0=80", "tcp/0=80"),
         ("SVCLB_FORWARDS=icmp/1=1", "icmp/1=1"),
@@ -245,7 +270,7 @@ fn an_environment_that_is_not_valid_leaves_the_rules_that_were_there() {
         ("SRC_PORT=80", "SVCLB_FORWARDS"),
     ] {
         let name = variable.split_once('=').unwrap().0;
-        let environment = environment().with(&[variable]);
+        let environment = by(backend).with(&[variable]);
         assert_refusal(&environment.run(&lab.pod, &[]), 2, &[name, said]);
         assert_refusal(&environment.run(&lab.pod, &["check"]), 2, &[name, said]);
     }

@@ -1,12 +1,13 @@
 //! Rules that replace others: under traffic, killed half-way, and for UDP senders that never close.
 
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{
-    CLIENT, Connections, Download, Environment, Lab, PATIENCE, POD, Pod, Server, ask_udp,
-    on_both_backends,
+    CLIENT, Connections, Download, Environment, Lab, PATIENCE, POD, POD6, Pod, Server, ask_udp,
+    connect, on_both_backends,
 };
 
 on_both_backends!(
@@ -14,6 +15,8 @@ on_both_backends!(
     a_udp_sender_with_a_fixed_port_follows_a_change_of_destination,
     a_udp_sender_that_was_there_before_the_rules_is_forwarded,
     a_udp_sender_of_a_forward_that_is_gone_is_cut_off,
+    a_udp_sender_of_a_family_that_is_gone_is_cut_off_in_klipper_lbs_form,
+    a_tcp_connection_outlives_its_forward_but_not_its_source_range,
 );
 
 fn environment(backend: &str, forwards: &str, destinations: &str) -> Environment {
@@ -104,4 +107,67 @@ fn a_udp_sender_of_a_forward_that_is_gone_is_cut_off(backend: &str) {
     pod.wait_for_log("forgotten: 1");
     assert_eq!(ask_udp(&sockets[0], POD, 53, Duration::from_secs(1)), None);
     assert!(ask_udp(&sockets[1], POD, 54, PATIENCE).is_some());
+}
+
+fn a_udp_sender_of_a_family_that_is_gone_is_cut_off_in_klipper_lbs_form(backend: &str) {
+    let lab = Lab::new();
+    lab.allow_ipv6_forwarding();
+    Server::start(&lab, &[8080]);
+    let both = Environment::new(&[
+        &format!("SVCLB_BACKEND={backend}"),
+        "SRC_PORT=53",
+        "SRC_RANGES=0.0.0.0/0,::/0",
+        "DEST_PROTO=UDP",
+        "DEST_PORT=8080",
+        "DEST_IPS=10.43.0.10,fd00:43::10",
+    ]);
+    let pod = Pod::start(&lab.pod, &both);
+    let to = [POD, POD6];
+    let sockets = CLIENT.map(|from| lab.client.run(|| UdpSocket::bind((from, 5353)).unwrap()));
+    for (socket, to) in sockets.iter().zip(to) {
+        assert_eq!(
+            ask_udp(socket, to, 53, PATIENCE),
+            Some(format!("0:8080 sees {to}"))
+        );
+    }
+    pod.stop();
+    let pod = Pod::start(&lab.pod, &both.with(&["DEST_IPS=10.43.0.10"]));
+    pod.wait_for_log("forgotten: 1");
+    assert_eq!(ask_udp(&sockets[1], POD6, 53, Duration::from_secs(1)), None);
+    assert!(ask_udp(&sockets[0], POD, 53, PATIENCE).is_some());
+}
+
+fn a_tcp_connection_outlives_its_forward_but_not_its_source_range(backend: &str) {
+    let lab = Lab::new();
+    Server::start(&lab, &[8080]);
+    let both = environment(backend, "tcp/80=8080,tcp/81=8080", "10.43.0.10");
+    let one = environment(backend, "tcp/80=8080", "10.43.0.10");
+    let pod = Pod::start(&lab.pod, &both);
+    let mut stream = connect(&lab.client, CLIENT[0], POD, 81, PATIENCE).unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    let mut ask = |patience| {
+        stream.write_all(b"who\n").unwrap();
+        stream.set_read_timeout(Some(patience)).unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).map(|_| answer)
+    };
+    assert!(ask(PATIENCE).unwrap().starts_with("0:8080"));
+    pod.stop();
+    let pod = Pod::start(&lab.pod, &one);
+    assert!(ask(PATIENCE).unwrap().starts_with("0:8080"), "it goes on");
+    let refused = connect(&lab.client, CLIENT[0], POD, 81, PATIENCE).unwrap_err();
+    assert_eq!(
+        refused.kind(),
+        ErrorKind::ConnectionRefused,
+        "a new one does not"
+    );
+    pod.stop();
+    let elsewhere = one.clone().with(&["SRC_RANGES=198.51.100.0/24"]);
+    let pod = Pod::start(&lab.pod, &elsewhere);
+    let silence = ask(Duration::from_secs(1)).unwrap_err();
+    assert_eq!(silence.kind(), ErrorKind::WouldBlock);
+    // It was not ended, only cut off.
+    pod.stop();
+    let _pod = Pod::start(&lab.pod, &one);
+    assert!(ask(PATIENCE).unwrap().starts_with("0:8080"));
 }

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    BACKENDS, CLIENT, Download, Environment, Lab, PATIENCE, POD, POD6, Pod, Sctp, Server, ask_tcp,
-    ask_udp, connect, is_kept_out, on_both_backends,
+    BACKENDS, CLIENT, Environment, Lab, PATIENCE, POD, POD6, Pod, Sctp, Server, ask_tcp, ask_udp,
+    connect, is_kept_out, on_both_backends,
 };
 
 on_both_backends!(
@@ -186,14 +186,7 @@ fn errors_about_a_connection_come_back_through(backend: &str) {
     let environment = forwards(backend, "tcp/80=8080", "10.43.0.10,fd00:43::10")
         .with(&["SRC_RANGES=192.0.2.2/32,2001:db8::2/128"]);
     let _pod = Pod::start(&lab.pod, &environment);
-    // Full packets of the backend's do not fit through the last link, and it learns that only from
-    // "fragmentation needed", or "packet too big", which has to find its way through the pod.
-    lab.node.ip("link set client mtu 1300");
-    for (from, to) in CLIENT.iter().zip([POD, POD6]) {
-        let download = Download::start(&lab.client, from, to, 80);
-        download.goes_on_for(200_000);
-        download.stop();
-    }
+    lab.assert_that_packets_are_made_to_fit();
 }
 
 fn counters_count_what_passes_and_what_does_not(backend: &str) {

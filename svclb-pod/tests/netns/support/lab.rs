@@ -1,7 +1,7 @@
 //! The network: as in a cluster, the pod has one interface, by which everything comes and goes, and the
 //! node routes between it, the client and the backends.
 
-use super::Namespace;
+use super::{Download, Namespace};
 
 /// The pod's addresses.
 pub(crate) const POD: &str = "10.244.0.2";
@@ -80,6 +80,18 @@ impl Lab {
         self.node.ip(&format!(
             "rule add iif client lookup 100\nroute add {backend}/32 via {POD} table 100"
         ));
+    }
+
+    /// Downloads through port 80 of both families get on although full packets of the backend's do not
+    /// fit through the last link: it learns that only from "fragmentation needed", or "packet too big",
+    /// which has to find its way through the pod.
+    pub(crate) fn assert_that_packets_are_made_to_fit(&self) {
+        self.node.ip("link set client mtu 1300");
+        for (from, to) in CLIENT.iter().zip([POD, POD6]) {
+            let download = Download::start(&self.client, from, to, 80);
+            download.goes_on_for(200_000);
+            download.stop();
+        }
     }
 
     /// As the privileged init container does it.

@@ -15,24 +15,47 @@ const OFF: libc::c_ulong = 0;
 const ARGUMENTS: u32 = 16;
 
 /// Has the command's process get `errno` for each netlink socket of this family that it opens.
+pub(crate) fn forbid_netlink(command: Command, family: u32, errno: Errno) -> Command {
+    let netlink = u32::try_from(libc::AF_NETLINK).unwrap();
+    forbid(
+        command,
+        libc::SYS_socket,
+        &[(0, netlink), (2, family)],
+        errno,
+    )
+}
+
+/// The same for each IPv4 table of legacy xtables that it asks for or replaces.
+pub(crate) fn forbid_xtables(command: Command, errno: Errno) -> Command {
+    // IPT_SO_GET_INFO and IPT_SO_SET_REPLACE are the same number.
+    let option = [(1, u32::try_from(libc::IPPROTO_IP).unwrap()), (2, 64)];
+    let command = forbid(command, libc::SYS_getsockopt, &option, errno);
+    forbid(command, libc::SYS_setsockopt, &option, errno)
+}
+
+/// The same for a system call where these arguments, by their place, have these values.
 #[expect(
     unsafe_code,
     reason = "neither std nor nix can install a seccomp filter"
 )]
-pub(crate) fn forbid_netlink(mut command: Command, family: u32, errno: Errno) -> Command {
-    let socket = u32::try_from(libc::SYS_socket).unwrap();
-    let netlink = u32::try_from(libc::AF_NETLINK).unwrap();
-    let refusal = libc::SECCOMP_RET_ERRNO | errno as u32;
-    let mut filter = [
-        load(0),
-        unless_equal_skip(socket, 5),
-        load(argument(0)),
-        unless_equal_skip(netlink, 3),
-        load(argument(2)),
-        unless_equal_skip(family, 1),
-        result(refusal),
-        result(libc::SECCOMP_RET_ALLOW),
-    ];
+fn forbid(mut command: Command, call: i64, wanted: &[(u32, u32)], errno: Errno) -> Command {
+    let compared = [(0, u32::try_from(call).unwrap())].into_iter();
+    let compared = compared.chain(
+        wanted
+            .iter()
+            .map(|&(index, value)| (argument(index), value)),
+    );
+    let mut filter = Vec::new();
+    for ((offset, value), others) in compared.zip((0..=wanted.len()).rev()) {
+        filter.push(load(offset));
+        // Past the others, of two instructions each, and the refusal.
+        filter.push(unless_equal_skip(
+            value,
+            u8::try_from(2 * others + 1).unwrap(),
+        ));
+    }
+    filter.push(result(libc::SECCOMP_RET_ERRNO | errno as u32));
+    filter.push(result(libc::SECCOMP_RET_ALLOW));
     let filter_mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
     let install = move || {
         let program = libc::sock_fprog {

@@ -126,7 +126,8 @@ pub(crate) fn is_kept_out(namespace: &Namespace, from: &str, to: &str, port: u16
 }
 
 /// Whom a UDP datagram reaches, from a socket that may have been used before. It is sent once more
-/// every now and then: nothing promises that a datagram arrives.
+/// every now and then: nothing promises that a datagram arrives. So there may be more answers than were
+/// waited for, and those from before do not count.
 pub(crate) fn ask_udp(
     socket: &UdpSocket,
     to: &str,
@@ -134,11 +135,14 @@ pub(crate) fn ask_udp(
     patience: Duration,
 ) -> Option<String> {
     let to = SocketAddr::new(to.parse::<IpAddr>().unwrap(), port);
+    let mut datagram = [0; 1500];
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv_from(&mut datagram).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_millis(200)))
         .unwrap();
     let started = std::time::Instant::now();
-    let mut datagram = [0; 1500];
     while started.elapsed() < patience {
         // An ICMP error about an earlier datagram may come instead of an answer.
         let _ = socket.send_to(b"who", to);
