@@ -10,66 +10,75 @@ use std::time::{Duration, Instant};
 
 use crate::files;
 
+/// Where container runtimes look: what is mounted there decides which version they use.
+const PLACE: &str = "/sys/fs/cgroup";
 /// Controllers that a kubelet wants on v2.
 const WANTED: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
 
 /// The cgroup file systems of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Hierarchies {
-    /// Where hierarchies of v1 are mounted, with their controllers.
-    v1: Vec<(PathBuf, Vec<String>)>,
-    /// Where v2 is mounted. Beside v1 it has no controllers, but runc makes cgroups there too.
-    v2: Option<PathBuf>,
+pub(crate) enum Hierarchies {
+    /// One for each controller, or for some together.
+    V1 {
+        /// Where they are mounted, with their controllers.
+        mounts: Vec<(PathBuf, Vec<String>)>,
+        /// Where v2 is mounted beside them ("hybrid"). It has no controllers there that anybody needs,
+        /// but runc makes cgroups in it too.
+        unified: Option<PathBuf>,
+    },
+    /// One for all controllers.
+    V2 {
+        /// Where it is mounted.
+        root: PathBuf,
+    },
 }
 
 impl Hierarchies {
     /// Those that are mounted now.
     pub(crate) fn mounted() -> Result<Self, Error> {
-        let found = Self::parse(&files::read(Path::new("/proc/self/mounts"))?);
-        if found.v1.is_empty() && found.v2.is_none() {
-            return Err(Error::None);
-        }
-        Ok(found)
+        Self::parse(&files::read(Path::new("/proc/self/mountinfo"))?).ok_or(Error::None)
     }
 
-    /// From `/proc/self/mounts`: device, place, type, options.
-    fn parse(mounts: &str) -> Self {
-        let mut found = Self {
-            v1: Vec::new(),
-            v2: None,
-        };
-        for line in mounts.lines() {
-            let fields: Vec<&str> = line.split(' ').collect();
-            match fields[..] {
-                [_, place, "cgroup", options, ..] => {
-                    let options = options.split(',').map(str::to_owned).collect();
-                    found.v1.push((PathBuf::from(place), options));
-                }
-                [_, place, "cgroup2", ..] => {
-                    found.v2.get_or_insert_with(|| PathBuf::from(place));
-                }
-                _ => {}
-            }
+    /// From `/proc/self/mountinfo` (proc(5)).
+    fn parse(mountinfo: &str) -> Option<Self> {
+        let mounts: Vec<_> = mountinfo.lines().filter_map(Mount::parse).collect();
+        // Of several mounts at one place the last lies on top.
+        let on_top = mounts.iter().rfind(|mount| mount.place == PLACE)?;
+        if on_top.kind == "cgroup2" {
+            return Some(Self::V2 { root: PLACE.into() });
         }
-        found
+        let of = |kind: &'static str| mounts.iter().filter(move |mount| mount.kind == kind);
+        let v1: Vec<_> = of("cgroup")
+            .map(|mount| {
+                let controllers = mount.options.split(',').map(str::to_owned);
+                (PathBuf::from(mount.place), controllers.collect())
+            })
+            .collect();
+        (!v1.is_empty()).then(|| Self::V1 {
+            mounts: v1,
+            unified: of("cgroup2").map(|mount| mount.place.into()).next(),
+        })
     }
 
     /// Makes a cgroup in each hierarchy, so that pods can be put below it.
     pub(crate) fn create(&self, cgroup: &str) -> Result<(), Error> {
-        for (root, controllers) in &self.v1 {
-            for level in levels(root, cgroup) {
-                files::make_folder(&level)?;
-                if controllers.iter().any(|controller| controller == "cpuset") {
-                    copy_from_parent(&level, "cpuset.cpus")?;
-                    copy_from_parent(&level, "cpuset.mems")?;
+        match self {
+            Self::V1 { mounts, .. } => {
+                for (root, controllers) in mounts {
+                    for level in levels(root, cgroup) {
+                        files::make_folder(&level)?;
+                        if controllers.iter().any(|controller| controller == "cpuset") {
+                            copy_from_parent(&level, "cpuset.cpus")?;
+                            copy_from_parent(&level, "cpuset.mems")?;
+                        }
+                    }
                 }
             }
-        }
-        if let (Some(root), true) = (&self.v2, self.v1.is_empty()) {
-            for level in levels(root, cgroup) {
-                let parent = level.parent().unwrap_or(root);
-                enable_controllers(parent)?;
-                files::make_folder(&level)?;
+            Self::V2 { root } => {
+                for level in levels(root, cgroup) {
+                    enable_controllers(level.parent().unwrap_or(root))?;
+                    files::make_folder(&level)?;
+                }
             }
         }
         Ok(())
@@ -77,18 +86,18 @@ impl Hierarchies {
 
     /// Which controllers the root hands down, on v2: kubelet and runc enable more of them there.
     pub(crate) fn handed_down(&self) -> BTreeSet<String> {
-        match &self.v2 {
-            Some(root) if self.v1.is_empty() => {
+        match self {
+            Self::V1 { .. } => BTreeSet::new(),
+            Self::V2 { root } => {
                 words(&fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default())
             }
-            _ => BTreeSet::new(),
         }
     }
 
     /// Takes back what was enabled at the root since `before`. The kernel refuses while another
     /// cgroup uses it, which is then as it must be.
     pub(crate) fn restore_handed_down(&self, before: &BTreeSet<String>) {
-        if let Some(root) = &self.v2 {
+        if let Self::V2 { root } = self {
             for controller in self.handed_down().difference(before) {
                 let _ = fs::write(
                     root.join("cgroup.subtree_control"),
@@ -135,8 +144,35 @@ impl Hierarchies {
         Ok(())
     }
 
-    fn roots(&self) -> impl Iterator<Item = &PathBuf> {
-        self.v1.iter().map(|(root, _)| root).chain(&self.v2)
+    fn roots(&self) -> Vec<&PathBuf> {
+        match self {
+            Self::V1 { mounts, unified } => {
+                mounts.iter().map(|(root, _)| root).chain(unified).collect()
+            }
+            Self::V2 { root } => vec![root],
+        }
+    }
+}
+
+/// What matters of a line of `/proc/self/mountinfo`.
+struct Mount<'a> {
+    place: &'a str,
+    kind: &'a str,
+    /// Of the file system, not of this mount of it.
+    options: &'a str,
+}
+
+impl<'a> Mount<'a> {
+    /// Before the dash a number of fields that varies, of which the fifth is the place; after it type,
+    /// source and options.
+    fn parse(line: &'a str) -> Option<Self> {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut file_system = file_system.split(' ');
+        Some(Self {
+            place: mount.split(' ').nth(4)?,
+            kind: file_system.next()?,
+            options: file_system.nth(1)?,
+        })
     }
 }
 
@@ -201,7 +237,10 @@ fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is nowhere to make one.
-    #[error("no cgroup file system is mounted: containers cannot run on this machine")]
+    #[error(
+        "no cgroup file system is mounted in {PLACE}, where container runtimes look for it: \
+         containers cannot run on this machine"
+    )]
     None,
     /// A file or folder of a hierarchy.
     #[error(transparent)]
@@ -212,35 +251,81 @@ pub enum Error {
 mod tests {
     use super::*;
 
-    const HYBRID: &str = "\
-tmpfs /sys/fs/cgroup tmpfs rw 0 0
-cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0
-cgroup /sys/fs/cgroup/cpuset cgroup rw,relatime,cpuset 0 0
-cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0
+    const V1: &str = "\
+23 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+34 31 0:31 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset
+";
+    /// systemd's hybrid of Debian 10 and Ubuntu 20.04 has this line more.
+    const UNIFIED: &str = "\
+33 31 0:28 / /sys/fs/cgroup/unified rw,nosuid,nodev,noexec,relatime shared:10 - cgroup2 cgroup2 rw,nsdelegate
+";
+    /// Debian 11 and newer, Ubuntu 21.10 and newer.
+    const V2: &str = "\
+22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw,errors=remount-ro
+26 24 0:24 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot
 ";
 
+    fn v1(unified: Option<&str>) -> Hierarchies {
+        let mount = |place: &str, controllers: &[&str]| {
+            let controllers = controllers.iter().map(|name| (*name).to_owned());
+            (PathBuf::from(place), controllers.collect())
+        };
+        Hierarchies::V1 {
+            mounts: vec![
+                mount("/sys/fs/cgroup/cpu,cpuacct", &["rw", "cpu", "cpuacct"]),
+                mount("/sys/fs/cgroup/cpuset", &["rw", "cpuset"]),
+            ],
+            unified: unified.map(PathBuf::from),
+        }
+    }
+
+    fn v2() -> Hierarchies {
+        Hierarchies::V2 { root: PLACE.into() }
+    }
+
     #[test]
-    fn v1_is_a_mount_for_each_controller() {
-        let found = Hierarchies::parse(HYBRID);
-        let places: Vec<_> = found.v1.iter().map(|(place, _)| place.as_path()).collect();
+    fn v1_is_a_mount_for_each_hierarchy() {
+        assert_eq!(Hierarchies::parse(V1), Some(v1(None)));
+    }
+
+    #[test]
+    fn hybrid_is_v1_with_one_mount_more() {
+        let hybrid = format!("{V1}{UNIFIED}");
         assert_eq!(
-            places,
-            [
-                Path::new("/sys/fs/cgroup/cpu"),
-                Path::new("/sys/fs/cgroup/cpuset")
-            ]
-        );
-        assert_eq!(
-            found.v2.as_deref(),
-            Some(Path::new("/sys/fs/cgroup/unified"))
+            Hierarchies::parse(&hybrid),
+            Some(v1(Some("/sys/fs/cgroup/unified")))
         );
     }
 
     #[test]
     fn v2_is_one_mount() {
-        let found = Hierarchies::parse("cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n");
-        assert_eq!(found.v1, []);
-        assert_eq!(found.v2.as_deref(), Some(Path::new("/sys/fs/cgroup")));
+        assert_eq!(Hierarchies::parse(V2), Some(v2()));
+    }
+
+    #[test]
+    fn a_v1_mount_somewhere_does_not_make_it_v1() {
+        // Some VPNs have one, to tell the packets of one program from those of others.
+        let stray =
+            "90 22 0:60 / /var/lib/vpn/net_cls rw,relatime shared:60 - cgroup net_cls rw,net_cls\n";
+        assert_eq!(Hierarchies::parse(&format!("{V2}{stray}")), Some(v2()));
+    }
+
+    #[test]
+    fn what_lies_on_top_counts() {
+        assert_eq!(Hierarchies::parse(&format!("{V1}{V2}")), Some(v2()));
+    }
+
+    #[test]
+    fn no_mount_is_no_hierarchy() {
+        assert_eq!(
+            Hierarchies::parse("22 1 259:2 / / rw - ext4 /dev/sda rw\n"),
+            None
+        );
+        // An empty tmpfs, as some containers have it.
+        let empty = V1.lines().nth(1).unwrap();
+        assert_eq!(Hierarchies::parse(empty), None);
     }
 
     #[test]
@@ -261,30 +346,80 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0
         );
     }
 
-    #[test]
-    fn v2_trees_are_made_and_removed() {
-        // Folders stand in for cgroups: what is tested is which files are written.
-        let root = std::env::temp_dir().join(format!("svclb-cgroups-{}", std::process::id()));
-        for folder in ["", "a"] {
-            let folder = root.join(folder);
-            files::make_folder(&folder).unwrap();
-            files::write(&folder.join("cgroup.controllers"), "cpu pids rdma\n").unwrap();
-            files::write(&folder.join("cgroup.subtree_control"), "pids\n").unwrap();
+    /// A folder in place of a mount of v2, with a cgroup `a` in it. Which files are written, and what is
+    /// removed, is the same.
+    struct Stand {
+        root: PathBuf,
+        hierarchies: Hierarchies,
+    }
+
+    impl Stand {
+        fn new(test: &str) -> Self {
+            let root = format!("svclb-cgroups-{test}-{}", std::process::id());
+            let root = std::env::temp_dir().join(root);
+            for folder in [root.clone(), root.join("a")] {
+                files::make_folder(&folder).unwrap();
+                files::write(&folder.join("cgroup.controllers"), "cpu pids rdma\n").unwrap();
+                files::write(&folder.join("cgroup.subtree_control"), "pids\n").unwrap();
+            }
+            let hierarchies = Hierarchies::V2 { root: root.clone() };
+            Self { root, hierarchies }
         }
-        let hierarchies = Hierarchies {
-            v1: Vec::new(),
-            v2: Some(root.clone()),
-        };
-        hierarchies.create("a/b").unwrap();
+
+        fn handed_down_by(&self, cgroup: &str) -> String {
+            files::read(&self.root.join(cgroup).join("cgroup.subtree_control")).unwrap()
+        }
+
+        /// The kernel's files go with their cgroup; here they must go before it.
+        fn empty(&self, cgroup: &str) {
+            for file in ["cgroup.controllers", "cgroup.subtree_control"] {
+                fs::remove_file(self.root.join(cgroup).join(file)).unwrap();
+            }
+        }
+    }
+
+    impl Drop for Stand {
+        fn drop(&mut self) {
+            files::remove_folder(&self.root).unwrap();
+        }
+    }
+
+    #[test]
+    fn v2_hands_controllers_down_to_what_it_makes_and_takes_them_back() {
+        let stand = Stand::new("create");
+        let before = stand.hierarchies.handed_down();
+        stand.hierarchies.create("a/b").unwrap();
+        assert_eq!(stand.handed_down_by(""), "+cpu");
+        assert_eq!(stand.handed_down_by("a"), "+cpu");
+        assert!(stand.root.join("a/b").is_dir());
+        // What the kernel would show now.
+        files::write(&stand.root.join("cgroup.subtree_control"), "cpu pids\n").unwrap();
+        stand.hierarchies.restore_handed_down(&before);
+        assert_eq!(stand.handed_down_by(""), "-cpu");
+    }
+
+    #[test]
+    fn a_cgroup_is_removed_with_all_below_it() {
+        let stand = Stand::new("remove");
+        stand.hierarchies.create("a/b").unwrap();
+        stand.empty("a");
+        stand.hierarchies.remove("a", Duration::ZERO).unwrap();
+        assert!(!stand.root.join("a").exists());
+        assert!(stand.root.exists());
+        // One that is not there is as good as removed.
+        stand.hierarchies.remove("a", Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_cgroup_that_cannot_be_removed_is_named() {
+        // What is in it stands for a process.
+        let stand = Stand::new("busy");
+        let error = stand.hierarchies.remove("a", Duration::ZERO).unwrap_err();
+        let a = stand.root.join("a");
         assert_eq!(
-            files::read(&root.join("cgroup.subtree_control")).unwrap(),
-            "+cpu"
+            error.to_string(),
+            format!("cannot remove cgroup {}", a.display())
         );
-        assert_eq!(
-            files::read(&root.join("a/cgroup.subtree_control")).unwrap(),
-            "+cpu"
-        );
-        assert!(root.join("a/b").is_dir());
-        files::remove_folder(&root).unwrap();
+        assert!(a.exists());
     }
 }
