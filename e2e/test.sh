@@ -48,7 +48,7 @@ prepare() { e2e/packages.sh && e2e/kubernetes/build.sh && images/build.sh pause 
 
 step "lint" e2e/lint.sh
 # The programs by name: svclb-pod's has no place for a test harness, and `--bins` would run it as one.
-step "unit tests" cargo_test --lib --bin echo --bin svclb-controller --bin svclb-e2e
+step "unit tests" cargo_test --lib --bin echo --test echo --bin svclb-controller --bin svclb-e2e
 step "packages, Kubernetes, images" prepare
 # shellcheck disable=SC2046
 {
