@@ -111,6 +111,21 @@ pub(crate) fn node_pod_subnets(number: usize, family: IpFamily) -> Vec<Cidr> {
     by_family(family, ipv4, ipv6)
 }
 
+/// What a server binds to that is to be reached at all addresses. `::` takes IPv4 too, but needs a
+/// kernel that has IPv6.
+pub(crate) fn any(family: IpFamily) -> IpAddr {
+    if family.has_ipv6() {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
+}
+
+/// Every address there is.
+pub(crate) fn everywhere(family: IpFamily) -> Vec<&'static str> {
+    by_family(family, "0.0.0.0/0", "::/0")
+}
+
 /// `https://` URL of the API server, as the cluster's hosts reach it.
 pub(crate) fn api_server(family: IpFamily) -> String {
     match ipv4(Role::ControlPlane, family) {

@@ -1,6 +1,7 @@
 //! A cluster as tests and commands see it.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use kube::Api;
 use kube::api::PostParams;
 
 use crate::component::Role;
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 use crate::host::{Host, HostCommand, Plan};
 use crate::namespaces::on_a_thread;
 use crate::options::{self, Options};
@@ -44,23 +45,28 @@ impl Cluster {
         let paths = Paths::of(name);
         match State::read(&paths)? {
             Some(state) if state.is_in_use(&paths) => Ok(Self::of(state.options, paths)),
-            _ => Err(state::Error::NotThere {
-                name: name.to_owned(),
-                others: Self::names(),
+            _ => {
+                let others = Self::all()?.into_iter();
+                Err(state::Error::NotThere {
+                    name: name.to_owned(),
+                    others: others.map(|other| other.options().name.clone()).collect(),
+                }
+                .into())
             }
-            .into()),
         }
     }
 
-    /// The names of all clusters that are up.
-    pub fn names() -> Vec<String> {
-        let mut names = state::names();
-        names.retain(|name| {
-            let paths = Paths::of(name);
-            State::read(&paths)
-                .is_ok_and(|state| state.is_some_and(|state| state.is_in_use(&paths)))
+    /// All clusters that are up.
+    pub fn all() -> Result<Vec<Self>, Error> {
+        requirements::check_root()?;
+        let clusters = state::names().into_iter().filter_map(|name| {
+            let paths = Paths::of(&name);
+            let state = State::read(&paths).ok()??;
+            state
+                .is_in_use(&paths)
+                .then(|| Self::of(state.options, paths))
         });
-        names
+        Ok(clusters.collect())
     }
 
     /// Takes the cluster down: nothing of it is left.
@@ -273,11 +279,11 @@ impl Deref for Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Err(error) = Cluster::down_by_name(&self.0.options().name) {
-            eprintln!(
-                "cannot take cluster `{}` down: {error}",
-                self.0.options().name
-            );
+        let name = &self.0.options().name;
+        if let Err(error) = Cluster::down_by_name(name) {
+            // To whom it may concern: there may be nobody.
+            let error = with_causes(&error);
+            let _ = writeln!(io::stderr(), "cannot take cluster `{name}` down: {error}");
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::paths::{Paths, kubernetes};
 
 /// Where etcd serves the API server.
-const ETCD: &str = "http://127.0.0.1:2379";
+pub(crate) const ETCD_ADDRESS: &str = "127.0.0.1:2379";
 
 /// How a component of the control plane is started.
 pub(crate) fn command_line(component: Component, options: &Options, paths: &Paths) -> CommandLine {
@@ -25,7 +25,7 @@ fn etcd(paths: &Paths) -> Vec<String> {
     let data = paths.host(Role::ControlPlane).join("etcd");
     vec![
         format!("--data-dir={}", data.display()),
-        format!("--listen-client-urls={ETCD}"),
+        format!("--listen-client-urls=http://{ETCD_ADDRESS}"),
         "--listen-peer-urls=http://127.0.0.1:2380".to_owned(),
     ]
 }
@@ -37,9 +37,9 @@ fn kube_apiserver(options: &Options, paths: &Paths) -> Vec<String> {
     let advertised = own.first().map(ToString::to_string).unwrap_or_default();
     let services = addresses::service_subnets(options.ip_family).join(",");
     let mut flags = vec![
-        format!("--etcd-servers={ETCD}"),
+        format!("--etcd-servers=http://{ETCD_ADDRESS}"),
         format!("--advertise-address={advertised}"),
-        "--bind-address=::".to_owned(),
+        format!("--bind-address={}", addresses::any(options.ip_family)),
         "--secure-port=6443".to_owned(),
         format!("--cert-dir={keys}"),
         format!("--tls-cert-file={keys}/apiserver.crt"),

@@ -1,6 +1,7 @@
 //! What can go wrong with a cluster, whatever part of it.
 
 use std::fmt;
+use std::iter;
 use std::path::PathBuf;
 
 use crate::component::Component;
@@ -106,5 +107,25 @@ impl Error {
             action,
             source: Box::new(source),
         }
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_follow_the_error() {
+        let error = Error::Runtime(std::io::ErrorKind::OutOfMemory.into());
+        assert_eq!(
+            with_causes(&error),
+            "cannot start an asynchronous runtime: out of memory"
+        );
     }
 }

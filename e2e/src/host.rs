@@ -131,6 +131,16 @@ pub enum Error {
         /// The host's name.
         host: String,
     },
+    /// The kernel has not ended it.
+    #[error("{component} on {host} (process {pid}) does not end, although killed")]
+    Survives {
+        /// The component.
+        component: Component,
+        /// The host's name.
+        host: String,
+        /// By which the kernel knows it.
+        pid: i32,
+    },
     /// A log or a record.
     #[error(transparent)]
     File(#[from] files::Error),

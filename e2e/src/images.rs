@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use crate::host::{self, Host};
+use crate::namespaces::joined;
 use crate::node::CONTAINERD_SOCKET;
 
 /// Imports docker-archives or OCI archives into every node's containerd, all nodes at the same time.
@@ -24,9 +25,7 @@ pub(crate) fn load(nodes: &[Host], archives: &[&Path]) -> Result<(), Error> {
                 })
             })
             .collect();
-        loads
-            .into_iter()
-            .try_for_each(|load| load.join().unwrap_or(Err(Error::Panicked)))
+        loads.into_iter().try_for_each(joined)
     })
 }
 
@@ -68,7 +67,4 @@ pub enum Error {
         #[source]
         source: Box<host::Error>,
     },
-    /// A bug of ours.
-    #[error("loading an image panicked")]
-    Panicked,
 }

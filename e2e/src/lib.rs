@@ -61,7 +61,7 @@ pub use component::{Component, Role, UnknownComponent};
 pub use error::{Error, LogTail};
 pub use host::{Host, HostCommand};
 pub use options::{IpFamily, MOST_NODES, NodeSettings, Options, ProxyMode};
-pub use paths::repository;
+pub use paths::{cgroup, repository};
 pub use pods::ECHO_IMAGE;
 pub use process::ProcessId;
 pub use progress::{Interrupted, Progress};

@@ -20,6 +20,15 @@ const MASKED_SYSCTLS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// The folders that hosts see their own of, in a cluster with so many nodes.
+pub(crate) fn own_folders(nodes: usize) -> &'static [&'static str] {
+    if nodes > 0 {
+        &["/run", "/etc", "/var"]
+    } else {
+        &["/run"]
+    }
+}
+
 /// Mounts what every host needs. To be called by a thread that has a mount namespace of its own.
 pub(crate) fn furnish_host(folder: &Path) -> Result<(), Error> {
     keep_mounts_from_the_real_host()?;

@@ -2,6 +2,7 @@
 
 mod demo;
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use svclb_e2e::{Cluster, Component, IpFamily, Options, Progress, ProxyMode};
+use svclb_e2e::{Cluster, Component, Host, IpFamily, Options, Progress, ProxyMode};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A real multi-node Kubernetes cluster on one Linux host, every host a network namespace.
@@ -189,9 +190,24 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("svclb-e2e: {error:#}");
+            tell(&format!("svclb-e2e: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// For the user. Nobody may be there to read it any more, which is no reason to stop.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// For the user, or for the next program in a pipe, which may have read as much as it wants.
+fn answer(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -204,7 +220,7 @@ fn run(command: Command) -> Result<ExitCode> {
             demo::run(&up.into(), &progress)?;
         }
         Command::Down { cluster } => take_down(&cluster.name)?,
-        Command::Status => status(),
+        Command::Status => answer(&status(&Cluster::all()?))?,
         Command::Kubectl { cluster, arguments } => {
             let cluster = Cluster::attach(&cluster.name)?;
             return Ok(exit_code(
@@ -212,7 +228,8 @@ fn run(command: Command) -> Result<ExitCode> {
             ));
         }
         Command::Kubeconfig { cluster } => {
-            println!("{}", Cluster::attach(&cluster.name)?.kubeconfig().display());
+            let kubeconfig = Cluster::attach(&cluster.name)?.kubeconfig();
+            answer(&format!("{}\n", kubeconfig.display()))?;
         }
         Command::Exec {
             cluster,
@@ -238,7 +255,7 @@ fn bring_up(options: &Options) -> Result<()> {
     let progress = Progress::to_stderr();
     watch_for_signals(progress.interrupted())?;
     let cluster = Cluster::up(options, &progress)?;
-    let memory: u64 = cluster.hosts().iter().map(svclb_e2e::Host::memory).sum();
+    let memory: u64 = cluster.hosts().iter().map(Host::memory).sum();
     let name = &options.name;
     let named = if *name == Options::default().name {
         String::new()
@@ -249,65 +266,66 @@ fn bring_up(options: &Options) -> Result<()> {
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "svclb-e2e".to_owned());
-    eprintln!(
+    tell(&format!(
         "Cluster `{name}` is up after {:.1} s, with {} MiB of memory. Use it with\n  \
          {program} kubectl{named} -- get nodes\n  \
          {program} exec{named} client -- curl ...\n  \
          {program} down{named}",
         progress.elapsed().as_secs_f64(),
         memory >> 20,
-    );
+    ));
     Ok(())
 }
 
 fn take_down(name: &str) -> Result<()> {
     let start = Instant::now();
     if Cluster::down_by_name(name)? {
-        eprintln!(
-            "Cluster `{name}` is gone after {:.1} s.",
-            start.elapsed().as_secs_f64()
-        );
+        let seconds = start.elapsed().as_secs_f64();
+        tell(&format!("Cluster `{name}` is gone after {seconds:.1} s."));
     } else {
-        eprintln!("There is no cluster `{name}`.");
+        tell(&format!("There is no cluster `{name}`."));
     }
     Ok(())
 }
 
-fn status() {
-    let names = Cluster::names();
-    if names.is_empty() {
-        println!("No cluster is up.");
+/// A line for each cluster, and below it one for each of its hosts.
+fn status(clusters: &[Cluster]) -> String {
+    if clusters.is_empty() {
+        return "No cluster is up.\n".to_owned();
     }
-    // One that is taken down in this very moment is left out.
-    for cluster in names.iter().filter_map(|name| Cluster::attach(name).ok()) {
+    let mut lines = Vec::new();
+    for cluster in clusters {
         let hosts = cluster.hosts();
-        let memory: Vec<u64> = hosts.iter().map(svclb_e2e::Host::memory).collect();
-        println!(
-            "{}: {} MiB",
-            cluster.options().name,
-            memory.iter().sum::<u64>() >> 20
-        );
+        let memory: Vec<u64> = hosts.iter().map(Host::memory).collect();
+        let all = memory.iter().sum::<u64>() >> 20;
+        lines.push(format!("{}: {all} MiB", cluster.options().name));
         for (host, memory) in hosts.iter().zip(memory) {
-            let components = host.role().components();
-            let (run, rest): (Vec<Component>, Vec<_>) = components
-                .iter()
-                .partition(|component| host.process(**component).is_some());
-            let addresses: Vec<_> = host.addresses().iter().map(ToString::to_string).collect();
-            print!(
-                "  {:<14} {:<32} {:>5} MiB",
-                host.name(),
-                addresses.join(" "),
-                memory >> 20
-            );
-            if !run.is_empty() {
-                print!("  {}", listed(&run));
-            }
-            if !rest.is_empty() {
-                print!("  not running: {}", listed(&rest));
-            }
-            println!();
+            lines.push(format!("  {}", status_of(host, memory)));
         }
     }
+    lines.join("\n") + "\n"
+}
+
+fn status_of(host: &Host, memory: u64) -> String {
+    let addresses: Vec<_> = host.addresses().iter().map(ToString::to_string).collect();
+    let mut line = format!(
+        "{:<14} {:<32} {:>5} MiB",
+        host.name(),
+        addresses.join(" "),
+        memory >> 20
+    );
+    let (running, others): (Vec<Component>, Vec<_>) = host
+        .role()
+        .components()
+        .iter()
+        .partition(|component| host.process(**component).is_some());
+    if !running.is_empty() {
+        line += &format!("  {}", listed(&running));
+    }
+    if !others.is_empty() {
+        line += &format!("  not running: {}", listed(&others));
+    }
+    line
 }
 
 fn listed(components: &[Component]) -> String {
@@ -363,4 +381,53 @@ fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt;
     let signal = || status.signal().map_or(1, |signal| 128 + signal);
     ExitCode::from(u8::try_from(status.code().unwrap_or_else(signal)).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_makes_sense_to_clap() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_a_whole_number_and_a_unit() {
+        for (text, milliseconds) in [
+            ("0s", 0),
+            ("10ms", 10),
+            ("1s", 1000),
+            ("8s", 8000),
+            ("2m", 120_000),
+        ] {
+            let expected = Duration::from_millis(milliseconds);
+            assert_eq!(duration(text), Ok(expected), "{text}");
+        }
+        for text in ["", "1", "s", "1h", "1.5s", "-1s", "1 s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_up_is_told_goes_to_the_cluster() {
+        let parse = |arguments: &[&str]| {
+            let arguments = ["svclb-e2e", "up"].iter().chain(arguments);
+            match Cli::try_parse_from(arguments).unwrap().command {
+                Command::Up(up) => Options::from(up),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(parse(&[]).proxy_min_sync, Duration::from_secs(1));
+        let options = parse(&[
+            "--proxy-min-sync=10ms",
+            "--controllers",
+            "-daemonset-controller",
+            "--nodes=0",
+        ]);
+        assert_eq!(options.proxy_min_sync, Duration::from_millis(10));
+        assert_eq!(options.controllers, "-daemonset-controller");
+        assert_eq!(options.nodes, 0);
+    }
 }

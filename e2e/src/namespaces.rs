@@ -5,10 +5,11 @@
 
 use std::env;
 use std::fs::File;
+use std::io;
 use std::panic;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -80,23 +81,26 @@ pub(crate) fn within<T: Send>(
     host: &str,
     f: impl FnOnce() -> T + Send,
 ) -> Result<T, Error> {
-    let gone = || Error::Gone {
-        host: host.to_owned(),
-    };
     let mut doors = Vec::new();
     for (name, flag) in NAMESPACES {
-        let door = File::open(format!("/proc/{}/ns/{name}", holder.pid())).map_err(|_| gone())?;
-        doors.push((door, flag));
+        doors.push((
+            File::open(format!("/proc/{}/ns/{name}", holder.pid())),
+            flag,
+        ));
     }
     // Asked after opening: what is open now was the holder's, not that of a later owner of its pid.
     if !holder.is_alive() {
-        return Err(gone());
+        return Err(Error::Gone {
+            host: host.to_owned(),
+        });
     }
     let directory = env::current_dir();
     on_a_thread(move || {
         let enter = || {
             unshare(CloneFlags::CLONE_FS)?;
-            doors.iter().try_for_each(|(door, flag)| setns(door, *flag))
+            doors
+                .into_iter()
+                .try_for_each(|(door, flag)| setns(door?, flag).map_err(io::Error::from))
         };
         enter().map_err(|source| Error::Enter {
             host: host.to_owned(),
@@ -113,10 +117,14 @@ pub(crate) fn within<T: Send>(
 /// Runs `f` on a thread of its own. Namespaces are a thread's: one that has left the process's own is
 /// good for nothing else afterwards.
 pub(crate) fn on_a_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| match scope.spawn(f).join() {
-        Ok(value) => value,
-        Err(cause) => panic::resume_unwind(cause),
-    })
+    thread::scope(|scope| joined(scope.spawn(f)))
+}
+
+/// What a thread has come to. If it has panicked, the panic goes on in this one.
+pub(crate) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|cause| panic::resume_unwind(cause))
 }
 
 /// `Command::process_group(0)`, by a name that says it.
@@ -153,7 +161,7 @@ pub enum Error {
         host: String,
         /// The cause.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The kernel refused to let us in.
     #[error("cannot enter the namespaces of {host}")]
@@ -162,7 +170,7 @@ pub enum Error {
         host: String,
         /// The cause.
         #[source]
-        source: Errno,
+        source: io::Error,
     },
     /// The holder has ended.
     #[error("{host} is gone: the process that held its namespaces has ended")]

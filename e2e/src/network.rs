@@ -71,9 +71,13 @@ pub(crate) fn sysctls(host: Role, family: IpFamily) -> Vec<(&'static str, &'stat
     let mut settings = vec![
         ("bridge/bridge-nf-call-iptables", call_iptables),
         ("bridge/bridge-nf-call-ip6tables", call_iptables),
-        ("ipv6/conf/all/accept_dad", "0"),
-        ("ipv6/conf/default/accept_dad", "0"),
     ];
+    if family.has_ipv6() {
+        settings.extend([
+            ("ipv6/conf/all/accept_dad", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+        ]);
+    }
     // The client forwards nothing that it knows a way for, but says so at once to who asks.
     if matches!(host, Role::Node(_) | Role::Client) {
         if family.has_ipv4() {
@@ -173,5 +177,16 @@ mod tests {
             "{batch}"
         );
         assert!(!batch.contains("10.244."), "{batch}");
+    }
+
+    #[test]
+    fn an_ipv4_cluster_sets_nothing_of_ipv6() {
+        let names = |family| {
+            sysctls(Role::Node(1), family)
+                .into_iter()
+                .map(|(name, _)| name)
+        };
+        assert!(names(IpFamily::Ipv4).all(|name| !name.starts_with("ipv6/")));
+        assert!(names(IpFamily::Dual).any(|name| name.starts_with("ipv6/")));
     }
 }

@@ -17,6 +17,11 @@ pub fn repository() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
+/// The cgroup of a cluster's pods, relative to the root of each hierarchy.
+pub fn cgroup(cluster: &str) -> String {
+    Paths::of(cluster).cgroup()
+}
+
 /// The folder of all clusters' folders.
 pub(crate) fn clusters() -> PathBuf {
     repository().join("target/clusters")

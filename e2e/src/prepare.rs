@@ -4,9 +4,9 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -15,11 +15,19 @@ use crate::namespaces::ProcessGroup;
 use crate::paths::repository;
 use crate::progress::{Interrupted, Progress};
 
+/// How long a script may take to end when asked to: apt-get may be in the middle of something.
+const GRACE: Duration = Duration::from_secs(30);
+/// Between two looks at a script.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Runs the scripts. What they say goes to standard error.
-pub(crate) fn everything(progress: &Progress) -> Result<(), Error> {
+pub(crate) fn everything(nodes: usize, progress: &Progress) -> Result<(), Error> {
     run("e2e/packages.sh", &[], progress)?;
     run("e2e/kubernetes/build.sh", &[], progress)?;
-    run("images/build.sh", &["pause", "echo"], progress)
+    if nodes > 0 {
+        run("images/build.sh", &["pause", "echo"], progress)?;
+    }
+    Ok(())
 }
 
 fn run(script: &str, arguments: &[&str], progress: &Progress) -> Result<(), Error> {
@@ -45,13 +53,26 @@ fn run(script: &str, arguments: &[&str], progress: &Progress) -> Result<(), Erro
             Err(source) => return Err(Error::Start { script, source }),
         }
         if let Err(interrupted) = progress.check() {
-            if let Ok(group) = i32::try_from(child.id()) {
-                let _ = killpg(Pid::from_raw(group), Signal::SIGTERM);
-            }
-            let _ = child.wait();
+            end(&mut child, GRACE);
             return Err(interrupted.into());
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Asks a script and all that it has started to end, and kills them if they have not after `grace`.
+fn end(script: &mut Child, grace: Duration) {
+    let group = i32::try_from(script.id()).map(Pid::from_raw);
+    let signal = |signal| group.map(|group| killpg(group, signal));
+    let deadline = Instant::now() + grace;
+    let _ = signal(Signal::SIGTERM);
+    while let Ok(None) = script.try_wait() {
+        if Instant::now() >= deadline {
+            let _ = signal(Signal::SIGKILL);
+            let _ = script.wait();
+            return;
+        }
+        thread::sleep(PAUSE);
     }
 }
 
@@ -76,4 +97,43 @@ pub enum Error {
     /// The user gave up.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    /// Starts a script that says `ready`, and waits until it has.
+    fn started(script: &str) -> Child {
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .process_group_of_its_own()
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        let stdout = child.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut ready).unwrap();
+        child
+    }
+
+    #[test]
+    fn a_script_is_asked_to_end_with_all_that_it_has_started() {
+        let mut script = started("sleep 1000 & echo ready; wait");
+        let mut stdout = script.stdout.take().unwrap();
+        end(&mut script, Duration::from_secs(100));
+        assert_eq!(script.wait().unwrap().signal(), Some(15));
+        // Its end of the pipe is closed when the last of them has ended.
+        stdout.read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_script_that_does_not_end_is_killed() {
+        let mut script = started("trap '' TERM; echo ready; while :; do sleep 1000; done");
+        end(&mut script, Duration::from_millis(10));
+        assert_eq!(script.wait().unwrap().signal(), Some(9));
+    }
 }

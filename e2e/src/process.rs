@@ -70,13 +70,16 @@ impl ProcessId {
         true
     }
 
-    /// Asks it to end, and ends it if it has not after `grace`.
-    pub(crate) fn end(self, grace: Duration) {
+    /// Asks it to end, kills it if it has not after `grace`, and says whether it has ended.
+    pub(crate) fn end(self, grace: Duration) -> bool {
         self.signal(Signal::SIGTERM);
-        if !self.wait_for_end(grace) {
-            self.signal(Signal::SIGKILL);
-            self.wait_for_end(grace);
-        }
+        self.wait_for_end(grace) || self.kill(grace)
+    }
+
+    /// Ends it without asking, and says whether it has ended.
+    pub(crate) fn kill(self, patience: Duration) -> bool {
+        self.signal(Signal::SIGKILL);
+        self.wait_for_end(patience)
     }
 
     /// Memory that it alone has, and its share of what it has in common with others, in bytes.

@@ -1,13 +1,16 @@
 //! What this machine must have. Each lack is said in one line before anything is made.
 
 use std::fs;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::geteuid;
 
 use crate::files;
+use crate::machine;
 use crate::namespaces;
+use crate::options::Options;
 use crate::paths;
 
 /// etcd, API server, controllers and scheduler: 380 MiB when nothing goes on.
@@ -27,22 +30,21 @@ pub(crate) fn check_root() -> Result<(), Error> {
     Err(Error::NotRoot)
 }
 
-/// Looks at everything that would stop a cluster of so many nodes later on.
-pub(crate) fn check(nodes: usize) -> Result<(), Error> {
+/// Looks at everything that would stop such a cluster later on.
+pub(crate) fn check(options: &Options) -> Result<(), Error> {
+    let nodes = options.nodes;
     check_root()?;
     namespaces::probe().map_err(Error::NoNamespaces)?;
-    let nodes = nodes as u64;
+    check_kernel(&Kernel::running(), options)?;
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     if let Some(available) = available_memory(&meminfo) {
-        enough(
-            "memory",
-            CONTROL_PLANE_MEMORY + nodes * NODE_MEMORY,
-            available,
-        )?;
+        let needed = CONTROL_PLANE_MEMORY + nodes as u64 * NODE_MEMORY;
+        enough("memory", needed, available, nodes)?;
     }
     let clusters = paths::clusters();
-    let folder = clusters.display().to_string();
     files::make_folder(&clusters)?;
+    check_folder(&files::canonical(&clusters)?, nodes)?;
+    let folder = clusters.display().to_string();
     let disk = statfs(&clusters).map_err(|source| Error::Disk {
         folder: folder.clone(),
         source,
@@ -50,24 +52,17 @@ pub(crate) fn check(nodes: usize) -> Result<(), Error> {
     if disk.filesystem_type() == OVERLAYFS_SUPER_MAGIC && nodes > 0 {
         return Err(Error::OnOverlay { folder });
     }
-    let block = u64::try_from(disk.block_size()).unwrap_or(0);
-    enough(
-        "disk space",
-        CONTROL_PLANE_DISK + nodes * NODE_DISK,
-        disk.blocks_available() * block,
-    )?;
-    Ok(())
+    let available = disk.blocks_available() * u64::try_from(disk.block_size()).unwrap_or(0);
+    let needed = CONTROL_PLANE_DISK + nodes as u64 * NODE_DISK;
+    enough("disk space", needed, available, nodes)
 }
 
 /// What `prepare` should have left, in case its scripts found another place.
-pub(crate) fn check_files() -> Result<(), Error> {
+pub(crate) fn check_files(nodes: usize) -> Result<(), Error> {
+    let kubernetes = [paths::kubernetes("kubelet")];
     let images = paths::images();
-    let kubernetes = paths::kubernetes("kubelet");
-    let missing = images
-        .iter()
-        .chain([&kubernetes])
-        .find(|file| !file.exists());
-    match missing {
+    let images: &[_] = if nodes > 0 { &images } else { &[] };
+    match kubernetes.iter().chain(images).find(|file| !file.exists()) {
         Some(file) => Err(Error::MissingFile {
             file: file.display().to_string(),
         }),
@@ -75,12 +70,60 @@ pub(crate) fn check_files() -> Result<(), Error> {
     }
 }
 
-fn enough(what: &'static str, needed: u64, available: u64) -> Result<(), Error> {
+/// What a kernel may lack.
+#[derive(Clone, Copy, Debug)]
+struct Kernel {
+    has_ipv6: bool,
+    has_bridge_netfilter: bool,
+}
+
+impl Kernel {
+    fn running() -> Self {
+        Self {
+            has_ipv6: Path::new("/proc/net/if_inet6").exists(),
+            has_bridge_netfilter: Path::new("/proc/sys/net/bridge").exists(),
+        }
+    }
+}
+
+fn check_kernel(kernel: &Kernel, options: &Options) -> Result<(), Error> {
+    if options.ip_family.has_ipv6() && !kernel.has_ipv6 {
+        return Err(Error::NoIpv6);
+    }
+    if options.nodes > 0 && !kernel.has_bridge_netfilter {
+        return Err(Error::NoBridgeNetfilter);
+    }
+    Ok(())
+}
+
+/// Whether hosts can find their files in this folder, and mounts be made of what is in it.
+fn check_folder(folder: &Path, nodes: usize) -> Result<(), Error> {
+    let shown = || folder.display().to_string();
+    let own = machine::own_folders(nodes);
+    if let Some(own) = own.iter().find(|own| folder.starts_with(own)) {
+        return Err(Error::BelowOwnFolder {
+            folder: shown(),
+            own,
+        });
+    }
+    let is_plain = |path: &str| !path.contains([',', ':', '"', '\\', '\n']);
+    if folder.to_str().is_none_or(|path| !is_plain(path)) {
+        return Err(Error::NotPlain { folder: shown() });
+    }
+    Ok(())
+}
+
+fn enough(what: &'static str, needed: u64, available: u64, nodes: usize) -> Result<(), Error> {
     if available < needed {
         return Err(Error::TooLittle {
             what,
             needed: needed >> 20,
             available: available >> 20,
+            advice: if nodes > 0 {
+                "ask for fewer --nodes, or free some"
+            } else {
+                "free some"
+            },
         });
     }
     Ok(())
@@ -109,10 +152,17 @@ pub enum Error {
          use a machine or VM of your own, or a privileged container"
     )]
     NoNamespaces(#[source] Errno),
-    /// Memory or disk space.
+    /// Switched off, or not built in.
+    #[error("this kernel has no IPv6: ask for --ip-family ipv4")]
+    NoIpv6,
+    /// A module that is not loaded. It is not for us to do: it stays loaded.
     #[error(
-        "too little {what}: {needed} MiB are needed, {available} MiB are available; ask for fewer --nodes"
+        "the kernel module br_netfilter is not loaded, without which packets between pods of one node \
+         would miss kube-proxy's rules: run `modprobe br_netfilter` and try again"
     )]
+    NoBridgeNetfilter,
+    /// Memory or disk space.
+    #[error("too little {what}: {needed} MiB are needed, {available} MiB are available; {advice}")]
     TooLittle {
         /// What there is too little of.
         what: &'static str,
@@ -120,6 +170,27 @@ pub enum Error {
         needed: u64,
         /// In MiB.
         available: u64,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The hosts would not find their files there.
+    #[error(
+        "{folder} lies below {own}, of which every host of the cluster has its own: move the repository elsewhere"
+    )]
+    BelowOwnFolder {
+        /// That of the clusters.
+        folder: String,
+        /// The one that hosts have their own of.
+        own: &'static str,
+    },
+    /// Options of mounts and configuration files have no place for such names.
+    #[error(
+        "the path {folder} has a comma, colon, quotation mark, backslash or line break in it, \
+         or is not UTF-8: mounts cannot be made of it, so move the repository elsewhere"
+    )]
+    NotPlain {
+        /// That of the clusters.
+        folder: String,
     },
     /// containerd's snapshots are overlays, which cannot be stacked on one.
     #[error(
@@ -154,6 +225,7 @@ pub enum Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::IpFamily;
 
     #[test]
     fn memory_is_what_is_available() {
@@ -163,10 +235,64 @@ mod tests {
 
     #[test]
     fn too_little_is_said_with_numbers() {
-        let error = enough("memory", 3 << 20, 2 << 20).unwrap_err();
+        let said = |nodes| enough("memory", 3 << 20, 2 << 20, nodes).unwrap_err();
+        let numbers = "too little memory: 3 MiB are needed, 2 MiB are available";
         assert_eq!(
-            error.to_string(),
-            "too little memory: 3 MiB are needed, 2 MiB are available; ask for fewer --nodes"
+            said(1).to_string(),
+            format!("{numbers}; ask for fewer --nodes, or free some")
         );
+        assert_eq!(said(0).to_string(), format!("{numbers}; free some"));
+    }
+
+    #[test]
+    fn a_kernel_needs_what_the_cluster_has() {
+        let options = |nodes, ip_family| Options {
+            nodes,
+            ip_family,
+            ..Options::default()
+        };
+        let without_ipv6 = Kernel {
+            has_ipv6: false,
+            has_bridge_netfilter: true,
+        };
+        for family in [IpFamily::Dual, IpFamily::Ipv6] {
+            let refused = check_kernel(&without_ipv6, &options(0, family));
+            assert!(matches!(refused, Err(Error::NoIpv6)), "{family:?}");
+        }
+        assert!(check_kernel(&without_ipv6, &options(1, IpFamily::Ipv4)).is_ok());
+
+        let without_bridge_netfilter = Kernel {
+            has_ipv6: true,
+            has_bridge_netfilter: false,
+        };
+        let check =
+            |nodes| check_kernel(&without_bridge_netfilter, &options(nodes, IpFamily::Dual));
+        assert!(matches!(check(1), Err(Error::NoBridgeNetfilter)));
+        assert!(check(0).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_hosts_have_their_own_of_is_refused() {
+        let check = |folder, nodes| check_folder(Path::new(folder), nodes);
+        for folder in ["/etc/svclb", "/run/user/0/svclb", "/var/lib/jenkins/svclb"] {
+            let refused = check(folder, 1);
+            assert!(
+                matches!(refused, Err(Error::BelowOwnFolder { .. })),
+                "{folder}"
+            );
+        }
+        assert!(check("/home/var/etc/svclb", 1).is_ok());
+        // The control plane and the client have the real host's `/var`.
+        assert!(check("/var/lib/jenkins/svclb", 0).is_ok());
+        assert!(check("/run/svclb", 0).is_err());
+    }
+
+    #[test]
+    fn a_folder_that_mount_options_cannot_name_is_refused() {
+        for folder in ["/home/a,b", "/home/a:b", "/home/\"a\"", "/home/a\\b"] {
+            let refused = check_folder(Path::new(folder), 0);
+            assert!(matches!(refused, Err(Error::NotPlain { .. })), "{folder}");
+        }
+        assert!(check_folder(Path::new("/home/a b/é"), 0).is_ok());
     }
 }

@@ -1,10 +1,13 @@
 //! Bringing a cluster up: what can start at the same time does.
 //!
 //! ```text
-//! hosts ─┬─ etcd, kube-apiserver ──── Node objects ─┬─ kube-controller-manager, kube-scheduler ─┬─ Ready
-//!        └─ containerd, images (each node) ─────────┴─ kubelet, kube-proxy (each node) ─────────┘
+//! hosts ─┬─ etcd ─── kube-apiserver ─── Node objects ─┬─ kube-controller-manager, kube-scheduler ─┬─ Ready
+//!        └─ containerd, images (each node) ───────────┴─ kubelet, kube-proxy (each node) ─────────┘
 //! ```
 
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
@@ -18,10 +21,12 @@ use crate::certificates;
 use crate::cgroups::Hierarchies;
 use crate::cluster::Cluster;
 use crate::component::{Component, Role};
-use crate::error::Error;
+use crate::control_plane::ETCD_ADDRESS;
+use crate::error::{Error, with_causes};
 use crate::files;
 use crate::host::Host;
 use crate::kubeconfig;
+use crate::namespaces::joined;
 use crate::options::Options;
 use crate::paths::{self, Paths};
 use crate::process::ProcessId;
@@ -38,7 +43,7 @@ pub(crate) fn bring_up(
 ) -> Result<Cluster, Error> {
     options.validate()?;
     let paths = Paths::of(&options.name);
-    requirements::check(options.nodes)?;
+    requirements::check(options)?;
     let claim = Claim::take(&paths, &options.name)?;
     if State::read(&paths).is_ok_and(|state| state.is_some_and(|state| state.is_in_use(&paths))) {
         return Err(state::Error::InUse {
@@ -46,13 +51,37 @@ pub(crate) fn bring_up(
         }
         .into());
     }
-    let result = make(options, &paths, owner, progress);
-    if result.is_err()
-        && let Err(error) = down::remove(&paths, &claim)
-    {
-        progress.step(&format!("what is left cannot be cleared away: {error}"));
+    let mut attempt = Attempt {
+        paths: &paths,
+        claim,
+        progress,
+        has_succeeded: false,
+    };
+    let cluster = make(options, &paths, owner, progress)?;
+    attempt.has_succeeded = true;
+    Ok(cluster)
+}
+
+/// A cluster that is coming up. When this is dropped before it is complete, by an error or by a panic,
+/// all that there is of it goes.
+struct Attempt<'a> {
+    paths: &'a Paths,
+    claim: Claim,
+    progress: &'a Progress,
+    has_succeeded: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.has_succeeded {
+            return;
+        }
+        if let Err(error) = down::remove(self.paths, &self.claim) {
+            let error = with_causes(&error);
+            self.progress
+                .step(&format!("what is left cannot be cleared away: {error}"));
+        }
     }
-    result
 }
 
 fn make(
@@ -63,8 +92,8 @@ fn make(
 ) -> Result<Cluster, Error> {
     // What a killed `up` or a killed test has left.
     down::clear(paths)?;
-    prepare::everything(progress)?;
-    requirements::check_files()?;
+    prepare::everything(options.nodes, progress)?;
+    requirements::check_files(options.nodes)?;
 
     let hierarchies = Hierarchies::mounted()?;
     let mut state = State {
@@ -77,6 +106,8 @@ fn make(
     make_hosts(options, paths, &hierarchies)?;
     let cluster = Cluster::of(options.clone(), paths.clone());
     connect_hosts(&cluster)?;
+    // It needs nothing of what is written next, and an API server that comes before it waits a second.
+    cluster.control_plane().start(Component::Etcd)?;
     write_files(&cluster)?;
     let names: Vec<_> = cluster.hosts().iter().map(Host::name).collect();
     progress.step(&format!(
@@ -121,7 +152,12 @@ fn connect_hosts(cluster: &Cluster) -> Result<(), Error> {
         let settings = network::sysctls(host.role(), ip_family);
         host.within(|| {
             settings.iter().try_for_each(|(name, value)| {
-                files::write(&std::path::Path::new("/proc/sys/net").join(name), value)
+                let sysctl = Path::new("/proc/sys/net").join(name);
+                // Where br_netfilter is not loaded there is nothing to switch off. No node is made there.
+                if name.starts_with("bridge/") && !sysctl.exists() {
+                    return Ok(());
+                }
+                files::write(&sysctl, value)
             })
         })??;
         Ok(())
@@ -173,16 +209,11 @@ fn write_files(cluster: &Cluster) -> Result<(), Error> {
 }
 
 fn start(cluster: &Cluster, progress: &Progress) -> Result<(), Error> {
-    let control_plane = cluster.control_plane();
-    control_plane.start(Component::Etcd)?;
-    control_plane.start(Component::KubeApiserver)?;
     thread::scope(|scope| {
         let runtimes = scope.spawn(|| start_container_runtimes(cluster, progress));
         let runtime = runtime()?;
         let client = runtime.block_on(start_control_plane(cluster, progress))?;
-        runtimes
-            .join()
-            .unwrap_or(Err(Error::Runtime(std::io::ErrorKind::Other.into())))?;
+        joined(runtimes)?;
         let nodes = cluster.nodes();
         for node in &nodes {
             node.start(Component::Kubelet)?;
@@ -206,8 +237,8 @@ fn start_container_runtimes(cluster: &Cluster, progress: &Progress) -> Result<()
     }
     for node in &nodes {
         wait_for(node, Component::Containerd, progress, || {
-            let answers = || std::os::unix::net::UnixStream::connect(node::CONTAINERD_SOCKET);
-            let connected = node.within(answers).map_err(|error| error.to_string())?;
+            let connected = node.within(|| UnixStream::connect(node::CONTAINERD_SOCKET));
+            let connected = connected.map_err(|error| error.to_string())?;
             connected.map(drop).map_err(|error| error.to_string())
         })?;
     }
@@ -217,8 +248,15 @@ fn start_container_runtimes(cluster: &Cluster, progress: &Progress) -> Result<()
     Ok(())
 }
 
+/// The API server as soon as it has its store, and what works by it as soon as it is ready.
 async fn start_control_plane(cluster: &Cluster, progress: &Progress) -> Result<Client, Error> {
     let control_plane = cluster.control_plane();
+    wait_for(&control_plane, Component::Etcd, progress, || {
+        let connected = control_plane.within(|| TcpStream::connect(ETCD_ADDRESS));
+        let connected = connected.map_err(|error| error.to_string())?;
+        connected.map(drop).map_err(|error| error.to_string())
+    })?;
+    control_plane.start(Component::KubeApiserver)?;
     let client = cluster.kube()?;
     wait_for_async(
         &control_plane,

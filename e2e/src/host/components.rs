@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use crate::component::{CommandLine, Component, Role};
 use crate::control_plane;
 use crate::files;
@@ -82,15 +80,12 @@ impl Host {
 
     /// Asks a component to end, and returns when it has. One that takes longer than 10 s is killed.
     pub fn stop(&self, component: Component) -> Result<(), Error> {
-        self.with_process(component, |process| process.end(GRACE))
+        self.end(component, |process| process.end(GRACE))
     }
 
     /// Ends a component without asking (SIGKILL).
     pub fn kill(&self, component: Component) -> Result<(), Error> {
-        self.with_process(component, |process| {
-            process.signal(Signal::SIGKILL);
-            process.wait_for_end(GRACE);
-        })
+        self.end(component, |process| process.kill(GRACE))
     }
 
     /// Stops and starts a component.
@@ -99,12 +94,17 @@ impl Host {
         self.start(component)
     }
 
-    fn with_process(&self, component: Component, f: impl FnOnce(ProcessId)) -> Result<(), Error> {
+    /// `end` says whether the process has ended.
+    fn end(&self, component: Component, end: impl FnOnce(ProcessId) -> bool) -> Result<(), Error> {
         self.check_is_here(component)?;
-        if let Some(process) = self.process(component) {
-            f(process);
+        match self.process(component) {
+            Some(process) if !end(process) => Err(Error::Survives {
+                component,
+                host: self.name(),
+                pid: process.pid(),
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn check_is_here(&self, component: Component) -> Result<(), Error> {

@@ -43,7 +43,7 @@ impl Host {
         Self {
             plan: Arc::clone(&self.plan),
             role: Role::Switch,
-            holder: holder.unwrap_or(self.holder),
+            holder: holder.unwrap_or(ProcessId::NONE),
         }
     }
 

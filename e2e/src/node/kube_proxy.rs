@@ -23,10 +23,10 @@ pub(super) fn configuration(number: usize, options: &Options, paths: &Paths) -> 
         "mode": options.proxy_mode.as_str(),
         "hostnameOverride": Role::Node(number).to_string(),
         "clusterCIDR": addresses::pod_subnets(options.ip_family).join(","),
-        "bindAddress": "::",
+        "bindAddress": addresses::any(options.ip_family),
         // All, in both modes: the default of nftables, the primary address alone, would also have
         // health checks of Services answered in one family alone.
-        "nodePortAddresses": ["0.0.0.0/0", "::/0"],
+        "nodePortAddresses": addresses::everywhere(options.ip_family),
         "healthzBindAddress": "0.0.0.0:10256",
         "metricsBindAddress": "127.0.0.1:10249",
         "oomScoreAdj": 0,
@@ -36,4 +36,44 @@ pub(super) fn configuration(number: usize, options: &Options, paths: &Paths) -> 
         "nftables": sync,
     });
     format!("{configuration:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::options::IpFamily;
+
+    fn rendered(options: &Options) -> Value {
+        let text = configuration(1, options, &Paths::of("a"));
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn the_least_time_between_two_syncs_is_as_asked_for_in_both_modes() {
+        // Zero is for kube-proxy to read as its default, which is that of users' clusters: one second.
+        for (asked, expected) in [(0, "0ms"), (10, "10ms"), (1000, "1000ms")] {
+            let configuration = rendered(&Options {
+                proxy_min_sync: Duration::from_millis(asked),
+                ..Options::default()
+            });
+            assert_eq!(configuration["iptables"]["minSyncPeriod"], expected);
+            assert_eq!(configuration["nftables"]["minSyncPeriod"], expected);
+        }
+        let default = rendered(&Options::default());
+        assert_eq!(default["iptables"]["minSyncPeriod"], "1000ms");
+    }
+
+    #[test]
+    fn an_ipv4_cluster_needs_no_ipv6() {
+        let configuration = rendered(&Options {
+            ip_family: IpFamily::Ipv4,
+            ..Options::default()
+        });
+        assert_eq!(configuration["bindAddress"], "0.0.0.0");
+        assert_eq!(configuration["nodePortAddresses"], json!(["0.0.0.0/0"]));
+    }
 }

@@ -24,7 +24,7 @@ pub(super) fn configuration(number: usize, options: &Options, paths: &Paths) -> 
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
-        "address": "::",
+        "address": addresses::any(options.ip_family),
         "port": 10250,
         "readOnlyPort": 0,
         "healthzBindAddress": "127.0.0.1",
