@@ -22,6 +22,10 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
         "pods_outlive_their_runtime_and_kubelet",
         pods_outlive_their_runtime_and_kubelet,
     ),
+    (
+        "a_component_that_restarts_is_another_process",
+        a_component_that_restarts_is_another_process,
+    ),
     ("a_component_has_its_host", a_component_has_its_host),
 ];
 
@@ -116,6 +120,22 @@ fn pods_outlive_their_runtime_and_kubelet() -> Result<()> {
     wait_for_ready(&cluster, &node, "True")?;
     ensure!(id()? == before, "the container is another one");
     get(&cluster.client(), "10.231.1.1", HOST_PORT, "hostname")?;
+    Ok(())
+}
+
+fn a_component_that_restarts_is_another_process() -> Result<()> {
+    let node = shared::cluster()?.node(2);
+    let before = node.process(Component::KubeProxy);
+    run(&["fault", "--name", NAME, "restart", "node-2", "kube-proxy"])?;
+    let after = node.process(Component::KubeProxy);
+    ensure!(
+        before.is_some() && after.is_some() && before != after,
+        "{before:?} has become {after:?}"
+    );
+    ensure!(
+        before.is_some_and(|before| !before.is_alive()),
+        "both of them run"
+    );
     Ok(())
 }
 

@@ -1,4 +1,7 @@
-//! The real host as it is now, to be compared with what it was before.
+//! The real host as it is now, to be compared with what it was before. It may be in use meanwhile: what
+//! other clusters, systemd and the user's other programs do is left out.
+
+mod processes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,12 +10,26 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use svclb_e2e::{repository, wait};
+use svclb_e2e::{cgroup, repository, wait};
+
+/// systemd mounts it when somebody looks at it, as a walk through all sysctls does.
+const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
+
+/// How the cgroups of systemd's units end.
+const UNITS: [&str; 6] = [
+    ".automount",
+    ".mount",
+    ".scope",
+    ".service",
+    ".slice",
+    ".socket",
+];
 
 /// Sysctls that change by themselves, by their beginnings under `/proc/sys`.
-const VOLATILE: [&str; 17] = [
+const VOLATILE: [&str; 18] = [
     "dev/cdrom/info",
     "fs/aio-nr",
+    "fs/binfmt_misc",
     "fs/dentry-state",
     "fs/file-nr",
     "fs/inode-nr",
@@ -62,15 +79,17 @@ const COMMANDS: [&[&str]; 11] = [
     &["sysctl", "kernel.hostname"],
 ];
 
-/// Everything about the host that a cluster might change.
+/// Everything about the host that a cluster of one name might change.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
+    cluster: String,
     facts: BTreeMap<String, String>,
+    sysctls: BTreeMap<String, String>,
     processes: BTreeSet<String>,
 }
 
 impl Snapshot {
-    pub(crate) fn take() -> Result<Self> {
+    pub(crate) fn take(cluster: &str) -> Result<Self> {
         let mut facts = BTreeMap::new();
         for command in COMMANDS {
             let output = Command::new(command[0])
@@ -83,36 +102,33 @@ impl Snapshot {
                 text.lines().map(without_counts).collect(),
             );
         }
-        facts.insert(
-            "mounts".to_owned(),
-            fs::read_to_string("/proc/self/mountinfo")?,
-        );
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mounts = mounts.lines().filter(|mount| !mount.contains(BINFMT_MISC));
+        facts.insert("mounts".to_owned(), mounts.collect::<Vec<_>>().join("\n"));
         for trace in TRACES {
             facts.insert(trace.to_owned(), Path::new(trace).exists().to_string());
         }
-        read_sysctls(Path::new("/proc/sys"), &mut facts);
-        let hierarchies = fs::read_dir("/sys/fs/cgroup")?
-            .flatten()
-            .map(|entry| entry.path());
-        for hierarchy in hierarchies.chain(["/sys/fs/cgroup".into()]) {
-            facts.insert(
-                hierarchy.display().to_string(),
-                cgroups(&hierarchy).join(" "),
-            );
+        for hierarchy in cgroup_hierarchies()? {
+            let cgroups = cgroups(&hierarchy, cluster).join(" ");
+            facts.insert(format!("cgroups in {hierarchy}"), cgroups);
         }
+        let mut sysctls = BTreeMap::new();
+        read_sysctls(Path::new("/proc/sys"), &mut sysctls);
         Ok(Self {
+            cluster: cluster.to_owned(),
             facts,
-            processes: processes(None),
+            sysctls,
+            processes: processes::of(cluster),
         })
     }
 
-    /// Waits until the host is as it was when this was taken, but for what other clusters do.
-    pub(crate) fn compare(&self, cluster: &str) -> Result<()> {
-        let folder = repository().join("target/clusters").join(cluster);
+    /// Waits until the host is as it was when this was taken.
+    pub(crate) fn compare(&self) -> Result<()> {
+        let folder = repository().join("target/clusters").join(&self.cluster);
         ensure!(!folder.exists(), "{} is still there", folder.display());
         wait::until("the host is as it was", Duration::from_secs(30), || {
-            let now = Self::take().map_err(|error| error.to_string())?;
-            let changes = self.changes(&now, cluster);
+            let now = Self::take(&self.cluster).map_err(|error| error.to_string())?;
+            let changes = self.changes(&now);
             if changes.is_empty() {
                 Ok(())
             } else {
@@ -122,17 +138,24 @@ impl Snapshot {
         Ok(())
     }
 
-    fn changes(&self, now: &Self, cluster: &str) -> Vec<String> {
-        let names: BTreeSet<_> = self.facts.keys().chain(now.facts.keys()).collect();
-        let facts = names.into_iter().filter_map(|name| {
-            let (before, after) = (self.facts.get(name), now.facts.get(name));
+    fn changes(&self, now: &Self) -> Vec<String> {
+        let changed = |name: &String, before: Option<&String>, after: Option<&String>| {
             (before != after).then(|| format!("{name}: {before:?} has become {after:?}"))
-        });
-        let processes = processes(Some(cluster));
-        let new = processes
+        };
+        let names: BTreeSet<_> = self.facts.keys().chain(now.facts.keys()).collect();
+        let facts = names
+            .into_iter()
+            .filter_map(|name| changed(name, self.facts.get(name), now.facts.get(name)));
+        // Whoever is the first to use netfilter has a module loaded, which brings sysctls of its own.
+        let sysctls = self
+            .sysctls
+            .iter()
+            .filter_map(|(name, before)| changed(name, Some(before), now.sysctls.get(name)));
+        let processes = now
+            .processes
             .difference(&self.processes)
             .map(|process| format!("new process {process}"));
-        facts.chain(new).collect()
+        facts.chain(sysctls).chain(processes).collect()
     }
 }
 
@@ -147,7 +170,7 @@ fn without_counts(line: &str) -> String {
     format!("{}\n", &line[..end.unwrap_or(line.len())])
 }
 
-fn read_sysctls(folder: &Path, facts: &mut BTreeMap<String, String>) {
+fn read_sysctls(folder: &Path, sysctls: &mut BTreeMap<String, String>) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     for entry in entries {
         let path = entry.path();
@@ -160,65 +183,35 @@ fn read_sysctls(folder: &Path, facts: &mut BTreeMap<String, String>) {
             continue;
         }
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            read_sysctls(&path, facts);
+            read_sysctls(&path, sysctls);
         } else if let Ok(value) = fs::read_to_string(&path) {
-            facts.insert(format!("sysctl {name}"), value);
+            sysctls.insert(format!("sysctl {name}"), value);
         }
     }
 }
 
-/// The top-level cgroups of a hierarchy. Those of other clusters come and go.
-fn cgroups(hierarchy: &Path) -> Vec<String> {
+/// Where cgroup file systems of either version are mounted.
+fn cgroup_hierarchies() -> Result<Vec<String>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let places = mounts.lines().filter_map(|mount| {
+        let mut fields = mount.split(' ').skip(1);
+        let place = fields.next()?;
+        matches!(fields.next()?, "cgroup" | "cgroup2").then(|| place.to_owned())
+    });
+    Ok(places.collect())
+}
+
+/// The top-level cgroups of a hierarchy, but for those of other clusters, and of systemd's units:
+/// both come and go.
+fn cgroups(hierarchy: &str, cluster: &str) -> Vec<String> {
     let entries = fs::read_dir(hierarchy).into_iter().flatten().flatten();
+    let is_systemds = |name: &str| UNITS.iter().any(|unit| name.ends_with(unit));
+    let is_anothers = |name: &str| name.starts_with("svclb-e2e-") && name != cgroup(cluster);
     let mut names: Vec<_> = entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| {
-            !name.starts_with("svclb-e2e-") || name.starts_with("svclb-e2e-test-untouched")
-        })
+        .filter(|name| !is_systemds(name) && !is_anothers(name))
         .collect();
     names.sort();
     names
-}
-
-/// Processes that are in other namespaces than we are, as all of a cluster are. With a cluster's name,
-/// those that belong to another cluster are left out.
-fn processes(cluster: Option<&str>) -> BTreeSet<String> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids =
-        entries.filter_map(|entry| entry.file_name().into_string().ok()?.parse::<u32>().ok());
-    let namespaces = |pid: &str| {
-        ["net", "mnt"]
-            .map(|name| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap_or_default())
-    };
-    let ours = namespaces("self");
-    pids.filter_map(|pid| {
-        let theirs = namespaces(&pid.to_string());
-        // One that has just ended has none.
-        let is_elsewhere = theirs != ours && theirs.iter().all(|name| name.as_os_str() != "");
-        if !is_elsewhere || cluster.is_some_and(|cluster| belongs_to_another(pid, cluster)) {
-            return None;
-        }
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let start = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.to_owned();
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline"))
-            .ok()?
-            .replace('\0', " ");
-        Some(format!("{pid} of {start}: {command}"))
-    })
-    .collect()
-}
-
-/// By the mark in its environment, or by its cgroup.
-fn belongs_to_another(pid: u32, cluster: &str) -> bool {
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    let environment = String::from_utf8_lossy(&environment).into_owned();
-    let mark = environment
-        .split('\0')
-        .find_map(|line| line.strip_prefix("SVCLB_E2E_CLUSTER="));
-    if let Some(folder) = mark {
-        return !folder.ends_with(&format!("/{cluster}"));
-    }
-    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    cgroups.contains("/svclb-e2e-") && !cgroups.contains(&format!("/svclb-e2e-{cluster}-"))
 }

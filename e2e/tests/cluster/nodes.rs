@@ -1,10 +1,12 @@
 //! Nodes, and what is special about some of them.
 
 use anyhow::{Result, ensure};
-use svclb_e2e::{Component, wait};
+use svclb_e2e::{
+    Cluster, Component, Host, IpFamily, NodeSettings, Options, Progress, Temporary, wait,
+};
 
 use crate::Test;
-use crate::shared::{self, EXTERNAL_IP, HOST_PORT, PATIENCE, field, get, wait_for_ready};
+use crate::shared::{self, EXTERNAL_IP, HOST_PORT, PATIENCE, field, get, named, wait_for_ready};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     (
@@ -20,6 +22,10 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
         an_external_ip_stays_when_the_kubelet_restarts,
     ),
     ("a_second_address_is_reached", a_second_address_is_reached),
+    (
+        "a_node_has_the_internal_ips_asked_for",
+        a_node_has_the_internal_ips_asked_for,
+    ),
     ("unsafe_sysctls_are_refused", unsafe_sysctls_are_refused),
     (
         "pods_know_the_clusters_name_server",
@@ -65,31 +71,56 @@ fn a_node_has_the_labels_and_taints_asked_for() -> Result<()> {
 fn an_external_ip_stays_when_the_kubelet_restarts() -> Result<()> {
     let cluster = shared::cluster()?;
     let node = cluster.node(3);
-    let heartbeat = || {
-        field(
-            &cluster,
-            "node/node-3",
-            ".status.conditions[*].lastHeartbeatTime",
-        )
+    let mut expected: Vec<_> = node.addresses().iter().map(ToString::to_string).collect();
+    expected.push(EXTERNAL_IP.to_owned());
+    stay_when_the_kubelet_restarts(&cluster, &node, &expected)
+}
+
+fn a_node_has_the_internal_ips_asked_for() -> Result<()> {
+    const INTERNAL_IP: &str = "10.231.1.77";
+    let mut options = Options {
+        ip_family: IpFamily::Ipv4,
+        ..named("test-internal-ips", 1)
     };
-    let before = heartbeat()?;
-    node.restart(Component::Kubelet)?;
+    let settings = NodeSettings {
+        internal_ips: vec![INTERNAL_IP.parse()?],
+        ..NodeSettings::default()
+    };
+    options.node_settings.insert(1, settings);
+    let cluster = Temporary::up(&options, &Progress::silent())?;
+    let node = cluster.node(1);
+    stay_when_the_kubelet_restarts(&cluster, &node, &[INTERNAL_IP.to_owned()])?;
+    // There the API server looks for the kubelet.
+    cluster.add_address(&node, INTERNAL_IP.parse()?)?;
+    let healthz = cluster.kubectl(&["get", "--raw=/api/v1/nodes/node-1/proxy/healthz"])?;
+    ensure!(healthz == "ok", "{healthz}");
+    Ok(())
+}
+
+/// The addresses of a node beside its name are these, also after a new kubelet has written its status.
+fn stay_when_the_kubelet_restarts(
+    cluster: &Cluster,
+    node: &Host,
+    expected: &[String],
+) -> Result<()> {
+    let object = format!("node/{node}");
+    let heartbeat = || field(cluster, &object, ".status.conditions[*].lastHeartbeatTime");
+    node.stop(Component::Kubelet)?;
+    let last = heartbeat()?;
+    node.start(Component::Kubelet)?;
     // A kubelet that minds the addresses writes them with the rest of the status.
     wait::until(
         "the new kubelet writes the Node's status",
         PATIENCE,
         || match heartbeat() {
-            Ok(now) if now != before => Ok(()),
+            Ok(now) if now != last => Ok(()),
             now => Err(format!("{now:?}")),
         },
     )?;
-    wait_for_ready(&cluster, &node, "True")?;
-    let addresses = field(&cluster, "node/node-3", ".status.addresses[*].address")?;
-    ensure!(
-        addresses.iter().any(|address| address == EXTERNAL_IP),
-        "{addresses:?}"
-    );
-    ensure!(addresses.len() == 4, "{addresses:?}");
+    wait_for_ready(cluster, node, "True")?;
+    let path = r#".status.addresses[?(@.type!="Hostname")].address"#;
+    let addresses = field(cluster, &object, path)?;
+    ensure!(addresses == expected, "{addresses:?}, not {expected:?}");
     Ok(())
 }
 
