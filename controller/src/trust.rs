@@ -9,10 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use crate::facts::{NodeFacts, Readiness};
 use crate::memory::Outages;
 
-/// How long after an outage, or after our own start, no address leaves because of Ready. client-go's
-/// reflectors wait for up to 60 s before they try again (30 s, and as much again by chance), and what
-/// they then see takes a moment to be acted upon. Nodes have been seen marked for 30 s.
-const GRACE: SignedDuration = SignedDuration::from_secs(90);
+/// How long after an outage no address leaves because of Ready. client-go's reflectors wait for up to 60 s before they
+/// try again (30 s, and as much again by chance), and what they then see takes a moment to be acted upon.
+const AFTER_OUTAGE: SignedDuration = SignedDuration::from_secs(90);
+/// How long after our own start: there may have been an outage just before.
+const AFTER_START: SignedDuration = SignedDuration::from_secs(30);
 /// A node that has been Ready for as long shows that there was no outage just before our start.
 const LONG_READY: SignedDuration = SignedDuration::from_secs(60);
 /// A kubelet that restarts says `False` for a shorter time.
@@ -52,10 +53,9 @@ impl Trust {
                 any_long_ready |= since + LONG_READY < now;
             }
         }
-        let after =
-            |event: Option<Timestamp>| event.map(|event| event + GRACE).filter(|end| now < *end);
-        let after_start = after(Some(outages.started)).filter(|_| !any_long_ready);
-        let until = after(outages.ended).max(after_start);
+        let after_outage = outages.ended.map(|ended| ended + AFTER_OUTAGE);
+        let after_start = Some(outages.started + AFTER_START).filter(|_| !any_long_ready);
+        let until = after_outage.max(after_start).filter(|end| now < *end);
         Self {
             // While no candidate is Ready there is nothing better to send clients to.
             ready_counts: any_ready && outages.silent_since.is_none() && until.is_none(),
@@ -81,6 +81,7 @@ impl Trust {
     pub fn gate(&self, node: &NodeFacts, now: Timestamp) -> (Gate, Option<Timestamp>) {
         let since = match node.readiness {
             Readiness::Ready(_) => return (Gate::Open, None),
+            Readiness::UnknownButAlive => return (Gate::Stay, None),
             Readiness::NotReady(since) => Some(since),
             Readiness::Unknown => None,
         };

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::names;
 
@@ -26,6 +27,22 @@ pub enum Readiness {
     NotReady(Timestamp),
     /// `Unknown`: the node lifecycle controller has not heard of the kubelet.
     Unknown,
+    /// `Unknown`, but the kubelet has reported since that was written: it is alive, and has yet to learn that
+    /// somebody has changed its condition (after an outage of the API server its watch waits for up to a minute).
+    UnknownButAlive,
+}
+
+/// The condition Ready, reduced.
+fn readiness(ready: &NodeCondition) -> Readiness {
+    let at = |time: &Option<Time>| time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let since = at(&ready.last_transition_time);
+    match ready.status.as_str() {
+        "True" => Readiness::Ready(since),
+        "False" => Readiness::NotReady(since),
+        // The node lifecycle controller does not touch the time of the kubelet's heartbeat.
+        _ if at(&ready.last_heartbeat_time) > since => Readiness::UnknownButAlive,
+        _ => Readiness::Unknown,
+    }
 }
 
 /// A Node, reduced.
@@ -78,17 +95,7 @@ impl From<&Node> for NodeFacts {
                     Some((kind, address.address.parse().ok()?))
                 })
                 .collect(),
-            readiness: ready.map_or(Readiness::NotReady(Timestamp::UNIX_EPOCH), |ready| {
-                let since = ready
-                    .last_transition_time
-                    .as_ref()
-                    .map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-                match ready.status.as_str() {
-                    "True" => Readiness::Ready(since),
-                    "False" => Readiness::NotReady(since),
-                    _ => Readiness::Unknown,
-                }
-            }),
+            readiness: ready.map_or(Readiness::NotReady(Timestamp::UNIX_EPOCH), readiness),
             leaving: node.metadata.deletion_timestamp.is_some()
                 || taints.iter().any(|taint| taint.key == names::TO_BE_DELETED),
             // When a taint was added says nothing about who tolerates it.

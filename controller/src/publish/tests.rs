@@ -1,5 +1,6 @@
 //! Design decision 14, clause by clause.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::fixtures::{Cluster, at, key, mk_node, mk_slice};
@@ -517,6 +518,41 @@ fn an_outage_of_the_api_server_takes_no_address_away() {
 }
 
 #[test]
+fn a_node_whose_kubelet_has_reported_since_it_was_marked_unknown_stays() {
+    let mut cluster = cluster();
+    cluster
+        .pod("web", "a", json!({}))
+        .pod("web", "b", json!({}))
+        .act("web");
+    let marked = |heartbeat: Timestamp, cluster: &Cluster| {
+        json!({ "status": { "conditions": [{
+            "type": "Ready",
+            "status": "Unknown",
+            "lastTransitionTime": cluster.now.to_string(),
+            "lastHeartbeatTime": heartbeat.to_string(),
+        }] } })
+    };
+    let (before, since) = (
+        cluster.now - SignedDuration::from_secs(9),
+        cluster.now + SignedDuration::from_secs(2),
+    );
+    let alive = marked(since, &cluster);
+    assert_eq!(
+        cluster
+            .edit_node("a", alive)
+            .pass(3600)
+            .act("web")
+            .addresses("web"),
+        ["10.0.0.1", "10.0.0.2"]
+    );
+    let dead = marked(before, &cluster);
+    assert_eq!(
+        cluster.edit_node("a", dead).act("web").addresses("web"),
+        ["10.0.0.2"]
+    );
+}
+
+#[test]
 fn an_outage_while_a_pod_is_replaced_gives_the_next_one_its_minute_anew() {
     let mut cluster = cluster();
     cluster
@@ -562,7 +598,7 @@ fn after_our_own_start_ready_takes_nothing_for_a_while() {
         .restart()
         .act("web");
     assert_eq!(cluster.addresses("web"), ["10.0.0.1", "10.0.0.2"]);
-    assert_eq!(cluster.pass(90).act("web").addresses("web"), ["10.0.0.2"]);
+    assert_eq!(cluster.pass(30).act("web").addresses("web"), ["10.0.0.2"]);
 }
 
 #[test]
