@@ -116,7 +116,12 @@ fn main() -> ExitCode {
 fn trial(name: &str, test: impl FnOnce(&str) -> Result<()> + Send + 'static) -> Trial {
     let of = name.to_owned();
     Trial::test(name, move || {
-        test(&of).map_err(|error| Failed::from(format!("{error:#}")))
+        test(&of).map_err(|error| {
+            let error = format!("{error:#}");
+            // At once: the harness speaks at the end, which may be long after, or never come.
+            eprintln!("  {error}");
+            Failed::from(error)
+        })
     })
 }
 

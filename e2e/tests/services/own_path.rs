@@ -7,7 +7,7 @@ use serde_json::json;
 use svclb_e2e::Host;
 
 use crate::counters::{self, Backend};
-use crate::space::{Space, WEB};
+use crate::space::{Space, WEB, node_of};
 use crate::traffic;
 use crate::world::{NAMESPACE, name_of};
 
@@ -26,6 +26,7 @@ pub(crate) fn both_backends(space: &Space<'_>) -> Result<()> {
     }
     let all = [space.world.ipv4(), space.world.ipv6()].concat();
     serve(space, &all)?;
+    expect_least_privilege(space, "vip")?;
     for backend in [Backend::Nftables, Backend::Iptables] {
         if backend == Backend::Iptables {
             for service in ["proxy", "vip"] {
@@ -36,6 +37,36 @@ pub(crate) fn both_backends(space: &Space<'_>) -> Result<()> {
             expect_counted(space, "proxy", &node, &node.addresses(), PROXY, backend)?;
         }
         expect_counted(space, "vip", &node, &second, VIP, backend)?;
+    }
+    Ok(())
+}
+
+/// What a Service's svclb pods may do, as the kernel has it: `CAP_NET_ADMIN` (bit 12) and nothing else,
+/// no more by any program that they might start, and system calls by the runtime's default filter.
+fn expect_least_privilege(space: &Space<'_>, service: &str) -> Result<()> {
+    let nodes = space.world.cluster().nodes();
+    for pod in space.expect_ready_pods(service, &nodes)? {
+        let node = space.world.cluster().host(node_of(&pod))?;
+        let status = format!("/proc/{}/status", counters::pid(&node, &pod)?);
+        let status = node.command("cat").arg(status).text()?;
+        for (field, expected) in [
+            ("CapInh", "0000000000000000"),
+            ("CapPrm", "0000000000001000"),
+            ("CapEff", "0000000000001000"),
+            ("CapBnd", "0000000000001000"),
+            ("CapAmb", "0000000000000000"),
+            ("NoNewPrivs", "1"),
+            // SECCOMP_MODE_FILTER, include/uapi/linux/seccomp.h
+            ("Seccomp", "2"),
+        ] {
+            let seen = status
+                .lines()
+                .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            ensure!(
+                seen.map(str::trim) == Some(expected),
+                "expected: {field} {expected} of the svclb pod on {node}; seen: {status}"
+            );
+        }
     }
     Ok(())
 }
@@ -81,7 +112,7 @@ pub(crate) fn expect_counted(
     let pods = space.expect_ready_pods(service, &space.world.cluster().nodes())?;
     let pod = pods
         .iter()
-        .find(|pod| crate::space::node_of(pod) == node.name())
+        .find(|pod| node_of(pod) == node.name())
         .context("no svclb pod on the node")?;
     for address in addresses {
         let before = counters::read(node, pod, backend)?;
