@@ -10,6 +10,9 @@ pub(crate) const API_SERVICE_IPV4: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Of Service `kubernetes` in an IPv6 cluster.
 pub(crate) const API_SERVICE_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd31, 0x96, 0, 0, 0, 0, 0, 1);
 
+/// Where the API server serves.
+pub(crate) const API_PORT: u16 = 6443;
+
 /// An address and the length of its subnet's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cidr {
@@ -129,8 +132,8 @@ pub(crate) fn everywhere(family: IpFamily) -> Vec<&'static str> {
 /// `https://` URL of the API server, as the cluster's hosts reach it.
 pub(crate) fn api_server(family: IpFamily) -> String {
     match ipv4(Role::ControlPlane, family) {
-        Some(address) => format!("https://{address}:6443"),
-        None => "https://[fd31:231::10]:6443".to_owned(),
+        Some(address) => format!("https://{address}:{API_PORT}"),
+        None => format!("https://[fd31:231::10]:{API_PORT}"),
     }
 }
 

@@ -11,8 +11,10 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::client::{Body, ConfigExt};
 use kube::config::AuthInfo;
+use tokio::runtime::{Builder, Runtime};
 use tower::{BoxError, ServiceBuilder};
 
+use crate::addresses::API_PORT;
 use crate::host::Host;
 
 /// How long the API server may take to accept a connection: it is on the same machine.
@@ -50,6 +52,14 @@ pub(crate) fn build(
     Ok(kube::Client::new(service, config.default_namespace))
 }
 
+/// For requests to the API server from code that is not asynchronous.
+pub(crate) fn runtime() -> Result<Runtime, Error> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)
+}
+
 async fn connect(control_plane: Host) -> io::Result<TokioIo<tokio::net::TcpStream>> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     thread::spawn(move || sender.send(open_socket(&control_plane)));
@@ -61,7 +71,7 @@ async fn connect(control_plane: Host) -> io::Result<TokioIo<tokio::net::TcpStrea
 fn open_socket(control_plane: &Host) -> io::Result<TcpStream> {
     let own = control_plane.addresses();
     let address = own.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let address = SocketAddr::new(*address, 6443);
+    let address = SocketAddr::new(*address, API_PORT);
     let connected = control_plane.within(|| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT));
     let stream = connected.map_err(io::Error::other)??;
     stream.set_nodelay(true)?;
@@ -77,6 +87,9 @@ pub enum Error {
         /// As it is in the kubeconfig.
         server: String,
     },
+    /// tokio could not be started.
+    #[error("cannot start an asynchronous runtime")]
+    Runtime(#[source] io::Error),
     /// TLS or authentication.
     #[error("cannot build a client of the API server")]
     Build(#[source] kube::Error),

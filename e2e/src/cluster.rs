@@ -102,7 +102,7 @@ impl Cluster {
     }
 
     /// A host by its role.
-    pub(crate) fn role(&self, role: Role) -> Host {
+    pub(crate) fn host_of(&self, role: Role) -> Host {
         // One without a holder cannot be entered, which is said when it is tried.
         let holder = self.holders.get(&role).copied().unwrap_or(ProcessId::NONE);
         Host::new(Arc::clone(&self.plan), role, holder)
@@ -110,12 +110,12 @@ impl Cluster {
 
     /// The host outside the nodes' subnets.
     pub fn client(&self) -> Host {
-        self.role(Role::Client)
+        self.host_of(Role::Client)
     }
 
     /// The host of etcd, API server, controllers and scheduler.
     pub fn control_plane(&self) -> Host {
-        self.role(Role::ControlPlane)
+        self.host_of(Role::ControlPlane)
     }
 
     /// A node by its number, from 1.
@@ -128,7 +128,7 @@ impl Cluster {
             (1..=nodes).contains(&number),
             "there is no node {number} among {nodes}"
         );
-        self.role(Role::Node(number))
+        self.host_of(Role::Node(number))
     }
 
     /// All nodes.
@@ -143,7 +143,7 @@ impl Cluster {
         let roles = Role::all(self.plan.options.nodes);
         roles
             .filter(|role| *role != Role::Switch)
-            .map(|role| self.role(role))
+            .map(|role| self.host_of(role))
             .collect()
     }
 
@@ -213,7 +213,7 @@ impl Cluster {
         name: &str,
     ) -> Result<PathBuf, Error> {
         let token = on_a_thread(|| {
-            up::runtime()?.block_on(async {
+            client::runtime()?.block_on(async {
                 let accounts: Api<ServiceAccount> = Api::namespaced(self.kube()?, namespace);
                 let request = TokenRequest {
                     spec: TokenRequestSpec {

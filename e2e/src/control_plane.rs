@@ -15,6 +15,7 @@ pub(crate) fn command_line(component: Component, options: &Options, paths: &Path
         Component::Etcd => etcd(paths),
         Component::KubeApiserver => kube_apiserver(options, paths),
         Component::KubeControllerManager => kube_controller_manager(options, paths),
+        // No other component runs there.
         _ => client_of_the_api_server(Component::KubeScheduler, paths),
     };
     CommandLine::new(kubernetes(component.as_str()), arguments)
@@ -40,7 +41,7 @@ fn kube_apiserver(options: &Options, paths: &Paths) -> Vec<String> {
         format!("--etcd-servers=http://{ETCD_ADDRESS}"),
         format!("--advertise-address={advertised}"),
         format!("--bind-address={}", addresses::any(options.ip_family)),
-        "--secure-port=6443".to_owned(),
+        format!("--secure-port={}", addresses::API_PORT),
         format!("--cert-dir={keys}"),
         format!("--tls-cert-file={keys}/apiserver.crt"),
         format!("--tls-private-key-file={keys}/apiserver.key"),

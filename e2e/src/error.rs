@@ -67,9 +67,6 @@ pub enum Error {
     /// There is nothing to be looked at from within.
     #[error("pod {namespace}/{pod} does not run")]
     PodNotRunning { namespace: String, pod: String },
-    /// tokio could not be started.
-    #[error("cannot start an asynchronous runtime")]
-    Runtime(#[source] std::io::Error),
     #[error(transparent)]
     Options(#[from] options::Error),
     #[error(transparent)]
@@ -122,7 +119,7 @@ mod tests {
 
     #[test]
     fn causes_follow_the_error() {
-        let error = Error::Runtime(std::io::ErrorKind::OutOfMemory.into());
+        let error = client::Error::Runtime(std::io::ErrorKind::OutOfMemory.into());
         assert_eq!(
             with_causes(&error),
             "cannot start an asynchronous runtime: out of memory"

@@ -66,8 +66,9 @@ pub(crate) fn command_line(
             kubernetes(component.as_str()),
             [config(&folder, "kube-proxy.json")],
         ),
+        // No other component runs there.
         _ => CommandLine::new(
-            kubernetes(component.as_str()),
+            kubernetes(Component::Kubelet.as_str()),
             kubelet::arguments(number, options, paths),
         ),
     }

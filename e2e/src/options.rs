@@ -14,7 +14,7 @@ pub const MOST_NODES: usize = 200;
 // What another version of this library has brought up can at least be looked at.
 #[serde(default)]
 pub struct Options {
-    /// Names the cluster's folder, namespaces and cgroups: a DNS label of at most 32 characters.
+    /// Names the cluster's folder and cgroups: a DNS label of at most 32 characters.
     pub name: String,
     /// How many nodes; with 0 there is a control plane alone.
     pub nodes: usize,
@@ -79,7 +79,7 @@ impl Options {
     }
 }
 
-/// Names become folders, cgroups and device names, and are typed by people.
+/// Names become folders and cgroups, and are typed by people.
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let framed = !name.starts_with('-') && !name.ends_with('-');
@@ -145,7 +145,7 @@ pub struct NodeSettings {
     /// Taints, as `key=value:Effect` or `key:Effect`.
     pub taints: Vec<String>,
     /// Addresses of type ExternalIP in the Node's status. They are on no interface: add them with
-    /// `Host::add_address` where packets shall arrive at them.
+    /// `Cluster::add_address` where packets shall arrive at them.
     pub external_ips: Vec<IpAddr>,
     /// Addresses of type InternalIP in the Node's status, instead of the node's own.
     pub internal_ips: Vec<IpAddr>,

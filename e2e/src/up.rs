@@ -14,7 +14,6 @@ use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
-use tokio::runtime::{Builder, Runtime};
 
 use crate::addresses;
 use crate::certificates;
@@ -33,7 +32,7 @@ use crate::process::ProcessId;
 use crate::progress::Progress;
 use crate::readiness::{has_made_rules, takes_pods, wait_for, wait_for_async};
 use crate::state::{self, Claim, State};
-use crate::{down, images, machine, namespaces, network, node, prepare, requirements};
+use crate::{client, down, images, machine, namespaces, network, node, prepare, requirements};
 
 /// Brings a cluster up, or leaves nothing.
 pub(crate) fn bring_up(
@@ -162,7 +161,7 @@ fn connect_hosts(cluster: &Cluster) -> Result<(), Error> {
         })??;
         Ok(())
     };
-    let switch = cluster.role(Role::Switch);
+    let switch = cluster.host_of(Role::Switch);
     set(&switch)?;
     let hosts = cluster.hosts();
     hosts.iter().try_for_each(set)?;
@@ -211,7 +210,7 @@ fn write_files(cluster: &Cluster) -> Result<(), Error> {
 fn start(cluster: &Cluster, progress: &Progress) -> Result<(), Error> {
     thread::scope(|scope| {
         let runtimes = scope.spawn(|| start_container_runtimes(cluster, progress));
-        let runtime = runtime()?;
+        let runtime = client::runtime()?;
         let client = runtime.block_on(start_control_plane(cluster, progress))?;
         joined(runtimes)?;
         let nodes = cluster.nodes();
@@ -339,12 +338,4 @@ async fn wait_until_usable(
         progress.step("all nodes are Ready");
     }
     Ok(())
-}
-
-/// For requests to the API server from blocking code.
-pub(crate) fn runtime() -> Result<Runtime, Error> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Runtime)
 }

@@ -47,7 +47,7 @@ impl Host {
         }
     }
 
-    /// Puts a further address on the host's interface, and on this address alone.
+    /// Puts a further address on the host's interface, with no subnet around it.
     pub(crate) fn put_address(&self, address: IpAddr) -> Result<(), Error> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         self.ip(&network::add_address(Cidr { address, prefix }))

@@ -36,6 +36,7 @@ disabled_plugins = [
   # Machines without CAP_SYS_RESOURCE cannot lower a process's oom_score_adj, which runc reports as
   # "can't get final child's PID from pipe".
   restrict_oom_score_adj = true
+  # Profiles are loaded into the kernel, which is the real host's.
   disable_apparmor = true
   tolerate_missing_hugetlb_controller = true
   disable_hugetlb_controller = true
