@@ -18,5 +18,3 @@ pub mod report;
 pub mod rules;
 pub mod signals;
 mod sys;
-
-pub use sys::give_back_memory;

@@ -8,11 +8,13 @@
 
 use std::env;
 use std::error::Error;
-use std::ffi::{c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::execv;
 use svclb_pod::backend::{self, Installed, one_line};
 use svclb_pod::config::{Config, Family};
 use svclb_pod::conntrack;
@@ -78,6 +80,8 @@ fn start() -> ExitCode {
         [Some("check")] => check(started),
         [Some("allow-ipv6-forwarding")] => allow_ipv6_forwarding(),
         [Some("hold")] => hold(),
+        // What the program runs when it is done; see `sleep_anew`.
+        [Some("sleep")] => sleep(),
         [Some("--help" | "-h" | "help")] => say(HELP),
         [Some("--version" | "-V")] => say(concat!("svclb-pod ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {
@@ -92,8 +96,8 @@ fn run(started: Instant) -> ExitCode {
         return fail(BLOCKING, &error);
     }
     match config().and_then(|config| forward(&config, started)) {
-        // What is installed lives on until the process ends, see `Installed`.
-        Ok(_installed) => sleep(),
+        // What is installed lives on until this program ends, see `Installed`.
+        Ok(_installed) => sleep_anew(),
         Err(code) => code,
     }
 }
@@ -107,9 +111,20 @@ fn hold() -> ExitCode {
     sleep()
 }
 
+/// Starts this program anew, in the same process, to sleep. It may sleep for months, and whatever memory
+/// the rules took, an allocator never gives all of it back. Signals stay blocked, and those that have come
+/// stay there.
+fn sleep_anew() -> ExitCode {
+    let program = env::current_exe().ok();
+    let program = program.and_then(|path| CString::new(path.into_os_string().into_vec()).ok());
+    if let Some(program) = program {
+        // Comes back only if it did not work, and then this one sleeps just as well.
+        let _ = execv(&program, &[program.as_c_str(), c"sleep"]);
+    }
+    sleep()
+}
+
 fn sleep() -> ExitCode {
-    // From here on memory is only slept on.
-    svclb_pod::give_back_memory();
     match signals::wait() {
         Ok(()) => ExitCode::Success,
         Err(error) => fail("cannot wait for signals", &error),

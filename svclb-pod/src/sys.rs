@@ -1,5 +1,5 @@
-//! The calls that nix has no safe form of: socket options, one of which holds a pointer, a wait for
-//! signals that ends, and glibc's way to give memory back. The only `unsafe` in the library.
+//! The calls that nix has no safe form of: socket options, one of which holds a pointer, and a wait for
+//! signals that ends. The only `unsafe` in the library.
 #![expect(unsafe_code, reason = "raw calls; each has its reason beside it")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -107,16 +107,6 @@ pub(crate) fn signal_within(signals: &SigSet, time: Duration) -> bool {
     // nothing about the signal if it is not given where.
     let signal = unsafe { libc::sigtimedwait(signals.as_ref(), ptr::null_mut(), time.as_ref()) };
     signal > 0
-}
-
-/// Gives freed memory back to the system. Rules are built and thrown away once, and what they took
-/// would stay with a process that sleeps for months.
-pub fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: has no requirements: glibc takes its own locks, and only free memory is touched.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// # Safety

@@ -90,7 +90,6 @@ impl Socket {
             let _ = setsockopt(&self.0, SndBufForce, &(2 * bytes.len()));
         }
         send(self.0.as_raw_fd(), bytes, MsgFlags::empty()).map_err(Error::Send)?;
-        // Not on the stack, which would keep it for as long as the process sleeps.
         let mut datagram = vec![0; DATAGRAM];
         let mut changed = false;
         loop {

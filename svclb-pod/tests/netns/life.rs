@@ -85,10 +85,12 @@ fn one_that_only_holds_its_ports_needs_no_environment() {
 fn the_rules_outlive_it(backend: &str) {
     let lab = Lab::new();
     Server::start(&lab, &[8080]);
-    assert_eq!(
-        Pod::start(&lab.pod, &environment(backend)).stop().code(),
-        Some(0)
-    );
+    let pod = Pod::start(&lab.pod, &environment(backend));
+    wait_until("its start anew, to sleep", || {
+        let command = fs::read_to_string(format!("/proc/{}/cmdline", pod.id())).unwrap();
+        command == format!("{PROGRAM}\0sleep\0")
+    });
+    assert_eq!(pod.stop().code(), Some(0));
     assert!(
         ask_tcp(&lab.client, CLIENT[0], POD, 80)
             .unwrap()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::contender::{self, Contender, Contenders, Shape};
-use super::{LEGACY, NFT};
+use super::{LEGACY, MANY, NFT};
 use crate::klipper::Variant;
 use crate::report::{Better, Figure};
 use crate::sample::{Rounds, Samples, Side, interleave};
@@ -34,39 +34,41 @@ struct Memory {
     charged: Option<f64>,
 }
 
-/// Memory with 1 and with 100 ports.
+/// Memory with 1, with 100 and (ours alone: theirs would be 2,000 shells) with 2,000 ports.
 pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for ports in [1, 100] {
+    for ports in [1, 100, MANY] {
         let plural = if ports == 1 { "port" } else { "ports" };
         say(&format!("memory, {ports} {plural}"));
         let shape = Shape { ports, ranges: 3 };
         let side = |contender| -> Side<'_, Memory> {
             Box::new(move || measure(contenders, contender, shape))
         };
-        let mut sides = [
-            side(Contender::Ours),
-            side(Contender::Klipper(Variant::Nft)),
-            side(Contender::Klipper(Variant::Legacy)),
-        ];
+        let mut sides = vec![side(Contender::Ours), side(Contender::OursLegacy)];
+        if ports != MANY {
+            sides.push(side(Contender::Klipper(Variant::Nft)));
+            sides.push(side(Contender::Klipper(Variant::Legacy)));
+        }
         let series = interleave(ROUNDS, &mut sides)?;
         let figure = |name: &str, quantity: fn(&Memory) -> Option<f64>, note| -> Vec<Figure> {
-            let [ours, nft, legacy] = [0, 1, 2].map(|side: usize| {
-                Samples::from(series[side].iter().filter_map(quantity).collect::<Vec<_>>())
-            });
-            if ours.len() == 0 {
-                return Vec::new();
-            }
-            let name = format!("{name}, {ports} {plural}");
-            let figure = |name, against, theirs| {
-                Figure::new("pod", name, "KiB", Better::Lower, &ours)
-                    .against(against, theirs)
-                    .note(note)
+            let samples = |side: usize| {
+                let side = series.get(side).map_or(&[][..], Vec::as_slice);
+                Samples::from(side.iter().filter_map(quantity).collect::<Vec<_>>())
             };
-            vec![
-                figure(name.clone(), NFT, &nft),
-                figure(format!("{name}, legacy"), LEGACY, &legacy),
-            ]
+            let name = format!("{name}, {ports} {plural}");
+            let figure = |name, ours: Samples, against, theirs: Samples| {
+                if ours.len() == 0 {
+                    return None;
+                }
+                let figure = Figure::new("pod", name, "KiB", Better::Lower, &ours).note(note);
+                if theirs.len() == 0 {
+                    return Some(figure);
+                }
+                Some(figure.against(against, &theirs))
+            };
+            let nft = figure(name.clone(), samples(0), NFT, samples(2));
+            let legacy = figure(format!("{name}, legacy"), samples(1), LEGACY, samples(3));
+            nft.into_iter().chain(legacy).collect()
         };
         figures.extend(figure(
             "resident memory",

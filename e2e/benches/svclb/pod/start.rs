@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::contender::{self, Contender, Contenders, Shape};
-use super::{LEGACY, NFT};
+use super::{LEGACY, MANY, NFT};
 use crate::klipper::Variant;
 use crate::report::{Better, Figure};
 use crate::sample::{Rounds, Samples, Side, interleave};
@@ -22,6 +22,8 @@ const SUMMED: &str = "From before exec until the kernel has taken all rules. The
 const FALLBACK: &str = "Both without nf_tables: svclb-pod's fallback by setsockopt against \
     iptables-legacy. On a kernel that has both, svclb-pod takes nf_tables.";
 
+const ALONE: &str = "From before exec until the kernel has taken all rules.";
+
 /// First starts in a fresh namespace, then restarts in one that has the rules already.
 pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
@@ -33,6 +35,13 @@ pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec
             figures.extend(compare(&name, contenders, shape, first_start)?);
         }
     }
+    let shape = Shape {
+        ports: MANY,
+        ranges: 3,
+    };
+    let name = format!("exec to rules in place, {}", describe(shape));
+    say(&name);
+    figures.extend(ours_alone(&name, contenders, shape)?);
     for ports in [1, 100] {
         let shape = Shape { ports, ranges: 3 };
         let name = format!("restart with rules in place, {}", describe(shape));
@@ -84,6 +93,21 @@ fn compare(
         .against(LEGACY, &legacy)
         .note(FALLBACK),
     ])
+}
+
+/// Both backends of svclb-pod.
+fn ours_alone(name: &str, contenders: &Contenders, shape: Shape) -> Result<Vec<Figure>> {
+    let side = |contender| -> Side<'_, f64> {
+        let start = move || Ok(first_start(contenders, contender, shape)?.as_secs_f64() * 1e3);
+        Box::new(start)
+    };
+    let mut sides = [side(Contender::Ours), side(Contender::OursLegacy)];
+    let series = interleave(ROUNDS, &mut sides)?;
+    let names = [name.to_owned(), format!("{name}, legacy")];
+    let figure = |(name, series): (String, Vec<f64>)| {
+        Figure::new("pod", name, UNIT, Better::Lower, &Samples::from(series)).note(ALONE)
+    };
+    Ok(names.into_iter().zip(series).map(figure).collect())
 }
 
 /// One start in a namespace that has no rules yet.
