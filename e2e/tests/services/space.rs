@@ -337,20 +337,24 @@ impl<'w> Space<'w> {
             if status.observed_generation != daemonset.metadata.generation {
                 return Err("a DaemonSet that nobody has looked at yet".to_owned());
             }
-            let generation = template_generation(&daemonset);
             let pods = self.svclb_pods(service).map_err(said)?;
             let seen: Vec<_> = pods
                 .iter()
-                .map(|pod| (node_of(pod), is_ready(pod), generation_of(pod)))
+                .map(|pod| (node_of(pod), is_ready(pod)))
                 .collect();
-            let good = seen
-                .iter()
-                .map(|(node, ready, of)| (*node, *ready && *of == generation))
-                .eq(wanted.iter().map(|node| (node.as_str(), true)));
+            // By the template's hash: a change that was taken back leaves a pod of an older generation up to date.
+            let current = status.updated_number_scheduled.unwrap_or_default();
+            let good = usize::try_from(current) == Ok(wanted.len())
+                && seen
+                    .iter()
+                    .copied()
+                    .eq(wanted.iter().map(|node| (node.as_str(), true)));
             if good {
                 Ok(pods)
             } else {
-                Err(format!("{seen:?}, wanted generation {generation:?}"))
+                Err(format!(
+                    "{seen:?}, {current} of them of the present template"
+                ))
             }
         })?;
         Ok(pods)
@@ -448,23 +452,6 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
         .into_iter()
         .flatten()
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-/// Which generation of its DaemonSet's template a pod is of.
-fn generation_of(pod: &Pod) -> Option<String> {
-    pod.metadata
-        .labels
-        .as_ref()?
-        .get("pod-template-generation")
-        .cloned()
-}
-
-/// The present generation of a DaemonSet's template.
-fn template_generation(daemonset: &DaemonSet) -> Option<String> {
-    let annotations = daemonset.metadata.annotations.as_ref()?;
-    annotations
-        .get("deprecated.daemonset.template.generation")
-        .cloned()
 }
 
 /// Object by object; anything else is replaced.
