@@ -25,12 +25,40 @@ pub struct Done {
     pub service: ServiceKey,
     /// The addresses that its status holds now, if they were written.
     pub written: Option<Vec<Ingress>>,
-    /// The DaemonSets that were to be created or applied, and were not.
+    /// The DaemonSets that were created or applied.
+    pub sent: Vec<String>,
+    /// Those that were to be, and were not.
     pub not_sent: Vec<String>,
     /// The UIDs of those that were to be deleted, and were not.
     pub not_deleted: Vec<String>,
     /// The first write that failed; those after it were not tried.
     pub result: Result<(), Error>,
+}
+
+impl Done {
+    /// Nothing of the decision has been written yet.
+    pub(crate) fn of(service: ServiceKey, decision: &Decision) -> Self {
+        let steps = || decision.daemonsets.iter();
+        Self {
+            service,
+            written: None,
+            sent: Vec::new(),
+            not_sent: steps().filter_map(sent_name).map(str::to_owned).collect(),
+            not_deleted: steps().filter_map(deleted_uid).map(str::to_owned).collect(),
+            result: Ok(()),
+        }
+    }
+
+    /// The step has been accepted.
+    pub(crate) fn step_done(&mut self, step: &DaemonSetStep) {
+        if let Some(name) = sent_name(step) {
+            self.not_sent.retain(|waiting| waiting != name);
+            self.sent.push(name.to_owned());
+        }
+        if let Some(uid) = deleted_uid(step) {
+            self.not_deleted.retain(|waiting| waiting != uid);
+        }
+    }
 }
 
 /// Writes, and tells.
@@ -48,23 +76,7 @@ impl Hands {
 
     /// Does everything that `decision` says, up to the first write that fails. `uid` is the Service's.
     pub async fn carry_out(self, service: ServiceKey, uid: String, decision: Decision) -> Done {
-        let mut done = Done {
-            service,
-            written: None,
-            not_sent: decision
-                .daemonsets
-                .iter()
-                .filter_map(sent_name)
-                .map(str::to_owned)
-                .collect(),
-            not_deleted: decision
-                .daemonsets
-                .iter()
-                .filter_map(deleted_uid)
-                .map(str::to_owned)
-                .collect(),
-            result: Ok(()),
-        };
+        let mut done = Done::of(service, &decision);
         done.result = self.steps(&mut done, &uid, decision).await;
         done
     }
@@ -79,12 +91,7 @@ impl Hands {
             if let Some(event) = self.daemonset(&step).await? {
                 self.tell(&service, uid, event);
             }
-            if let Some(name) = sent_name(&step) {
-                done.not_sent.retain(|waiting| waiting != name);
-            }
-            if let Some(uid) = deleted_uid(&step) {
-                done.not_deleted.retain(|waiting| waiting != uid);
-            }
+            done.step_done(&step);
         }
         if let Some(write) = decision.status {
             self.patch(&service, &write.uid, status_patch(&write))

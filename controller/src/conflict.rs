@@ -19,6 +19,8 @@ pub struct Holder {
     pub name: String,
     /// It lives in the node's own network.
     pub host_network: bool,
+    /// It is on its way out, and has the port until it has ended.
+    pub leaving: bool,
 }
 
 impl fmt::Display for Holder {
@@ -51,6 +53,7 @@ pub fn held_by(pod: &Pod) -> BTreeSet<Holder> {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
             host_network: spec.host_network == Some(true),
+            leaving: pod.metadata.deletion_timestamp.is_some(),
         })
         .collect()
 }

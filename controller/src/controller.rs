@@ -3,7 +3,6 @@
 //! Everything here runs on one task, so that no two Services are decided on at once and a claim counts from the moment
 //! that its write is sent. The writes themselves run beside each other, one Service's in their order.
 
-mod backoff;
 mod presence;
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,23 +17,19 @@ use kube::Client;
 use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
-use backoff::Backoff;
 use presence::SILENT_AFTER;
 
 use crate::carry_out::{Done, Hands, find_holders};
 use crate::conflict::Holder;
-use crate::decide::decide;
-use crate::decision::{DaemonSetStep, Decision, FinalizerStep};
 use crate::facts::ServiceKey;
 use crate::http::Readiness;
 use crate::lease::Seen;
-use crate::memory::Memory;
+use crate::ledger::{Ledger, Turn, has_writes};
 use crate::metrics::{Metrics, Tally};
 use crate::names;
-use crate::queue::Queue;
 use crate::settings::Settings;
-use crate::watch::{self as watches, Change, Changes, Stores};
-use crate::world::{Touched, World};
+use crate::watch::{self as watches, Change, Changes};
+use crate::world::World;
 use crate::write::Error;
 
 /// How many Services' writes run beside each other. Each needs a connection while it lasts.
@@ -67,17 +62,13 @@ pub struct Parts {
 pub struct Controller {
     parts: Parts,
     changes: Changes,
-    stores: Stores,
-    memory: Memory,
-    queue: Queue,
+    ledger: Ledger,
     synced: bool,
     silent: bool,
     leading: bool,
     /// Another replica has held the Lease since this one did, or this one never has: what is remembered is void.
     superseded: bool,
     under_way: FuturesUnordered<BoxFuture<'static, Ended>>,
-    writing: usize,
-    backoff: Backoff,
     /// When Services without an address appeared.
     appeared: HashMap<ServiceKey, Instant>,
     tally: Tally,
@@ -99,16 +90,12 @@ impl Controller {
     pub fn new(parts: Parts) -> Self {
         Self {
             changes: watches::start(&parts.client, &parts.settings, parts.streaming_lists),
-            stores: Stores::new(World::new(Arc::clone(&parts.settings))),
-            memory: Memory::new(Timestamp::now()),
-            queue: Queue::default(),
+            ledger: Ledger::new(Arc::clone(&parts.settings), Timestamp::now()),
             synced: false,
             silent: false,
             leading: false,
             superseded: true,
             under_way: FuturesUnordered::new(),
-            writing: 0,
-            backoff: Backoff::default(),
             appeared: HashMap::new(),
             tally: Tally::default(),
             parts,
@@ -122,7 +109,8 @@ impl Controller {
             self.notice_silence();
             self.notice_leadership();
             self.decide_what_is_due();
-            if self.synced && self.leading && self.writing == 0 && finished(&self.stores.world) {
+            let at_rest = self.synced && self.leading && self.ledger.writing() == 0;
+            if at_rest && finished(self.ledger.world()) {
                 return;
             }
             let wake = tokio::time::sleep(self.until_next());
@@ -142,7 +130,7 @@ impl Controller {
         let silence = self.parts.seen.borrow().answered.filter(|_| !self.silent);
         let next = [
             silence.map(|answered| answered + SILENT_AFTER),
-            self.queue.next().filter(|_| self.may_decide()),
+            self.ledger.next().filter(|_| self.may_decide()),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(now + IDLE);
         // A millisecond more: tokio's clock is no finer, and to wake too early would spin.
@@ -150,7 +138,7 @@ impl Controller {
     }
 
     fn may_decide(&self) -> bool {
-        self.synced && self.leading && !self.silent && self.writing < WRITES
+        self.synced && self.leading && !self.silent && self.ledger.writing() < WRITES
     }
 
     /// Takes in a change, and what else has arrived meanwhile, before anything is decided.
@@ -160,10 +148,10 @@ impl Controller {
             self.take_in_one(change);
             next = self.changes.next().now_or_never().flatten();
         }
-        if !self.synced && self.stores.synced() {
+        if !self.synced && self.ledger.synced() {
             self.synced = true;
             self.parts.readiness.set();
-            let services = self.stores.world.services().count();
+            let services = self.ledger.world().services().count();
             tracing::info!(services, "everything has been listed");
         }
     }
@@ -179,7 +167,7 @@ impl Controller {
                     service.metadata.namespace.clone().unwrap_or_default(),
                     service.metadata.name.clone().unwrap_or_default(),
                 );
-                if self.stores.world.service(&key).is_none() {
+                if self.ledger.world().service(&key).is_none() {
                     self.appeared.insert(key, Instant::now());
                 }
             }
@@ -188,82 +176,42 @@ impl Controller {
         if !matches!(change, Change::Broke { .. }) {
             self.answered();
         }
-        let touched = self.stores.take_in(change);
-        self.look_at(touched);
-    }
-
-    fn look_at(&mut self, touched: Touched) {
-        let now = Timestamp::now();
-        if touched.all {
-            for service in self.stores.world.services() {
-                self.queue.add(service.key.clone(), now);
-            }
-        }
-        for service in touched.services {
-            self.queue.add(service, now);
-        }
+        self.ledger.take_in(change, Timestamp::now());
     }
 
     fn decide_what_is_due(&mut self) {
         while self.may_decide() {
-            let Some(service) = self.queue.pop(Timestamp::now()) else {
+            let began = Instant::now();
+            let Some(turn) = self.ledger.decide(Timestamp::now()) else {
                 return;
             };
-            self.decide_on(service);
+            self.parts.metrics.reconciled(began.elapsed());
+            self.carry_out(turn);
         }
     }
 
-    fn decide_on(&mut self, service: ServiceKey) {
-        let began = Instant::now();
-        let decision = decide(
-            &self.stores.world,
-            &service,
-            &mut self.memory,
-            Timestamp::now(),
-        );
-        self.parts.metrics.reconciled(began.elapsed());
-        if let Some(name) = &decision.as_wanted {
-            self.stores.world.daemonset_as_wanted(name);
-        }
+    fn carry_out(&mut self, turn: Turn) {
+        let Turn {
+            service,
+            uid,
+            decision,
+        } = turn;
         self.count(&service);
-        if let Some(at) = decision.recheck_at {
-            self.queue.add(service.clone(), at);
+        if self.ledger.world().service(&service).is_none() {
+            self.appeared.remove(&service);
         }
-        let uid = match self.stores.world.service(&service) {
-            Some(facts) => facts.uid.clone(),
-            None => {
-                self.memory.forget(&service);
-                self.backoff.succeeded(&service);
-                self.appeared.remove(&service);
-                String::new()
-            }
-        };
         for event in &decision.events {
             self.parts.hands.tell(&service, &uid, event.clone());
         }
         for node in &decision.find_holders {
             self.search(service.clone(), node.clone());
         }
-        if writes(&decision) {
-            self.send(service, uid, decision);
+        if has_writes(&decision) {
+            let hands = self.parts.hands.clone();
+            let writes =
+                async move { Ended::Writes(hands.carry_out(service, uid, decision).await) };
+            self.under_way.push(writes.boxed());
         }
-    }
-
-    fn send(&mut self, service: ServiceKey, uid: String, decision: Decision) {
-        for step in &decision.daemonsets {
-            match step {
-                DaemonSetStep::Create { object, .. } | DaemonSetStep::Apply { object, .. } => {
-                    self.stores.world.daemonset_sent(object);
-                }
-                DaemonSetStep::Delete { uid, .. } => self.stores.world.daemonset_deleted(uid),
-            }
-        }
-        self.queue.begin(service.clone());
-        self.writing += 1;
-        let hands = self.parts.hands.clone();
-        self.under_way.push(
-            async move { Ended::Writes(hands.carry_out(service, uid, decision).await) }.boxed(),
-        );
     }
 
     fn search(&mut self, service: ServiceKey, node: String) {
@@ -283,20 +231,20 @@ impl Controller {
 
     fn finish(&mut self, ended: Ended) {
         match ended {
-            Ended::Writes(done) => self.finish_writes(done),
+            Ended::Writes(done) => self.finish_writes(&done),
             Ended::Search {
                 service,
                 node,
                 holders,
-            } => match holders {
-                Ok(holders) => {
-                    self.memory.holders_found(&service, &node, holders);
-                    self.queue.add(service, Timestamp::now());
+            } => {
+                if let Err(error) = &holders {
+                    tracing::warn!(%service, error = error as &dyn std::error::Error, "search for a port's holder");
                 }
-                Err(error) => {
-                    tracing::warn!(%service, error = &error as &dyn std::error::Error, "search for a port's holder")
-                }
-            },
+                self.ledger
+                    .memory
+                    .holders_found(&service, &node, holders.ok());
+                self.ledger.look_again(service, Timestamp::now());
+            }
             Ended::Account(Ok(())) => {}
             Ended::Account(Err(error)) => {
                 tracing::warn!(
@@ -307,47 +255,30 @@ impl Controller {
         }
     }
 
-    fn finish_writes(&mut self, done: Done) {
-        let Done {
-            service,
-            written,
-            not_sent,
-            not_deleted,
-            result,
-        } = done;
-        self.writing -= 1;
-        self.queue.end(&service);
-        if let Some(ingress) = written {
-            self.memory.status_written(&service, &ingress);
-            if !ingress.is_empty()
-                && let Some(appeared) = self.appeared.remove(&service)
-            {
-                self.parts.metrics.first_address(appeared.elapsed());
+    fn finish_writes(&mut self, done: &Done) {
+        self.ledger.end(done, Timestamp::now());
+        let service = &done.service;
+        if done
+            .written
+            .as_ref()
+            .is_some_and(|written| !written.is_empty())
+            && let Some(appeared) = self.appeared.remove(service)
+        {
+            self.parts.metrics.first_address(appeared.elapsed());
+        }
+        match &done.result {
+            Ok(()) => {}
+            Err(error) if error.is_conflict() => {
+                tracing::debug!(%service, error = error as &dyn std::error::Error, "decided anew");
+            }
+            Err(error) => {
+                tracing::warn!(%service, error = error as &dyn std::error::Error, "a write failed and is tried again");
             }
         }
-        for name in not_sent {
-            let touched = self.stores.world.daemonset_not_sent(&name);
-            self.look_at(touched);
-        }
-        for uid in not_deleted {
-            self.stores.world.daemonset_not_deleted(&uid);
-        }
-        let Err(error) = result else {
-            self.backoff.succeeded(&service);
-            return;
-        };
-        self.memory.write_failed(&service);
-        let pause = self.backoff.failed(&service);
-        if error.is_conflict() {
-            tracing::debug!(%service, error = &error as &dyn std::error::Error, "decided anew");
-        } else {
-            tracing::warn!(%service, error = &error as &dyn std::error::Error, "a write failed and is tried again");
-        }
-        self.queue.add(service, Timestamp::now() + pause);
     }
 
     fn count(&mut self, service: &ServiceKey) {
-        let facts = self.stores.world.service(service);
+        let facts = self.ledger.world().service(service);
         let served = facts
             .filter(|facts| facts.load_balancer && facts.finalizer)
             .map(|facts| {
@@ -363,11 +294,4 @@ impl Controller {
         self.tally.set(service, served);
         self.parts.metrics.served(&self.tally);
     }
-}
-
-/// Is there anything in the decision to be written, events left aside?
-fn writes(decision: &Decision) -> bool {
-    decision.finalizer != FinalizerStep::Keep
-        || !decision.daemonsets.is_empty()
-        || decision.status.is_some()
 }

@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 
 use crate::claims::Placement;
 use crate::facts::{PodFacts, PodPhase, ServiceFacts};
+use crate::holders::Known;
 use crate::memory::ServiceMemory;
 use crate::names::{self, condition, reason};
 use crate::net::{Family, Port, Protocol};
 use crate::nodes::LeftOut;
 use crate::selector::Admission;
 use crate::settings::IpMode;
-use crate::told::Notice;
+use crate::told::{self, Notice};
 use crate::wish::{ProxyBecause, Wish, WishError};
 use crate::world::World;
 
@@ -116,7 +117,7 @@ fn source_ranges(service: &ServiceFacts, wish: &Wish) -> Option<Notice> {
     (!parts.is_empty()).then(|| warning(reason::SOURCE_RANGES_NOT_ENFORCED, parts.join("; ")))
 }
 
-/// Ports that are somebody else's, and by whom; `None` while a search for the holder is under way.
+/// Ports that are somebody else's, and by whom. While a search for a holder is under way, what was told before holds.
 pub(crate) fn ports(
     world: &World,
     service: &ServiceFacts,
@@ -150,22 +151,18 @@ pub(crate) fn ports(
         else {
             continue;
         };
-        let holders = memory
-            .holders
-            .get(node)
-            .and_then(|found| found.holders.as_ref())?;
-        let mut named = false;
-        for holder in holders
-            .iter()
-            .filter(|holder| pod.ports.contains(&holder.port))
-        {
+        let holders = match memory.holders.of(node, pod) {
+            Known::By(holders) => holders,
+            Known::Unsettled => continue,
+            Known::Searching => return told::port_conflict(memory),
+        };
+        for holder in &holders {
             taken
                 .entry((holder.port, format!("held by {holder}")))
                 .or_default()
                 .insert(node);
-            named = true;
         }
-        for port in pod.ports.iter().filter(|_| !named) {
+        for port in pod.ports.iter().filter(|_| holders.is_empty()) {
             let holder =
                 "perhaps held by a pod that has gone since (the scheduler refused the svclb pod)"
                     .to_owned();

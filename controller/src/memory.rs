@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use crate::conflict::Holder;
 use crate::facts::{Ingress, ServiceFacts, ServiceKey};
+use crate::holders::Holders;
 
 /// The controller's memory.
 #[derive(Clone, Debug)]
@@ -51,7 +52,7 @@ pub struct ServiceMemory {
     /// Since when status should be something else.
     pub(crate) differs_since: Option<Timestamp>,
     /// Who holds ports on nodes that refused a pod.
-    pub(crate) holders: BTreeMap<String, FoundHolders>,
+    pub(crate) holders: Holders,
     /// What has been told, by reason.
     pub(crate) told: BTreeMap<&'static str, Told>,
 }
@@ -88,16 +89,6 @@ pub(crate) struct SteppedBack {
     pub(crate) until: Timestamp,
     /// What the user wanted then; another wish is a reason to try again.
     pub(crate) edition: u64,
-}
-
-/// What a search for the holders of ports on a node found.
-#[derive(Clone, Debug)]
-pub(crate) struct FoundHolders {
-    /// The pod that was refused when we asked.
-    pub(crate) pod: String,
-    pub(crate) asked: Timestamp,
-    /// `None`: not answered yet.
-    pub(crate) holders: Option<BTreeSet<Holder>>,
 }
 
 /// Something that has been told.
@@ -157,14 +148,15 @@ impl Memory {
         }
     }
 
-    /// The pods on a node have been listed, as [`crate::decision::Decision::find_holders`] asked.
-    pub fn holders_found(&mut self, service: &ServiceKey, node: &str, holders: BTreeSet<Holder>) {
-        if let Some(found) = self
-            .services
-            .get_mut(service)
-            .and_then(|memory| memory.holders.get_mut(node))
-        {
-            found.holders = Some(holders);
+    /// The pods on a node have been listed, as [`crate::decision::Decision::find_holders`] asked; `None` if that failed.
+    pub fn holders_found(
+        &mut self,
+        service: &ServiceKey,
+        node: &str,
+        holders: Option<BTreeSet<Holder>>,
+    ) {
+        if let Some(memory) = self.services.get_mut(service) {
+            memory.holders.found(node, holders);
         }
     }
 

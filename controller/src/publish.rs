@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::addresses::AddressRules;
 use crate::endpoints;
 use crate::facts::{Ingress, NodeFacts, PodFacts, PodPhase, ServiceFacts};
+use crate::holders::NEXT_VERDICT;
 use crate::memory::{NodeMemory, ServiceMemory};
 use crate::net::{Family, Port};
 use crate::selector::{Admission, Repelled};
@@ -19,8 +20,6 @@ use crate::world::World;
 
 /// How long an address stays between two pods.
 const GAP: SignedDuration = SignedDuration::from_secs(60);
-/// How long the scheduler may take to look at a refused pod again: the most that it backs off.
-const NEXT_VERDICT: SignedDuration = SignedDuration::from_secs(10);
 
 /// What a Service is served with.
 #[derive(Debug)]

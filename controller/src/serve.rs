@@ -13,7 +13,7 @@ use crate::decision::{DaemonSetStep, Decision, Event, FinalizerStep};
 use crate::diagnose;
 use crate::drift;
 use crate::facts::{Ingress, NodeFacts, Readiness, ServiceFacts};
-use crate::memory::{FoundHolders, Memory, Outages, ServiceMemory};
+use crate::memory::{Memory, Outages, ServiceMemory};
 use crate::names::{self, reason};
 use crate::net::Port;
 use crate::publish::{Ground, earliest, publish};
@@ -27,8 +27,6 @@ use crate::world::World;
 
 /// How long addresses that we found stay without a Ready pod of ours.
 const TAKE_OVER: SignedDuration = SignedDuration::from_secs(60);
-/// How soon the holders of a port are searched again.
-const SEARCH_AGAIN: SignedDuration = SignedDuration::from_mins(30);
 
 /// One Service at one moment.
 struct Turn<'a> {
@@ -222,42 +220,15 @@ impl Turn<'_> {
         published.ingress
     }
 
-    /// Asks who holds the ports on nodes that refused a pod: once for each pod, and again now and then.
+    /// Asks who holds the ports on nodes that refused a pod.
     fn search_holders(&mut self, placement: &Placement<'_>) {
-        let refused: BTreeMap<&str, &str> =
-            diagnose::refused(self.world, self.service, self.name, true)
-                .filter_map(|pod| Some((pod.target.as_deref()?, pod.uid.as_str())))
-                .filter(|(node, _)| placement.wanted.contains_key(node))
-                .collect();
-        self.memory
-            .holders
-            .retain(|node, _| refused.contains_key(node.as_str()));
-        for (node, pod) in refused {
-            let found = self
-                .memory
-                .holders
-                .get(node)
-                .filter(|found| found.pod == pod);
-            let asked = found.map(|found| found.asked);
-            let search_again = asked
-                .map(|asked| asked + SEARCH_AGAIN)
-                .filter(|at| self.now < *at);
-            self.recheck(search_again);
-            if search_again.is_none() {
-                let before = self
-                    .memory
-                    .holders
-                    .remove(node)
-                    .and_then(|found| found.holders);
-                let asked = FoundHolders {
-                    pod: pod.to_owned(),
-                    asked: self.now,
-                    holders: before,
-                };
-                self.memory.holders.insert(node.to_owned(), asked);
-                self.decision.find_holders.push(node.to_owned());
-            }
-        }
+        let refused = diagnose::refused(self.world, self.service, self.name, true)
+            .filter_map(|pod| Some((pod.target.as_deref()?, pod)))
+            .filter(|(node, _)| placement.wanted.contains_key(node))
+            .collect();
+        let (nodes, look_again) = self.memory.holders.nodes_to_search(&refused, self.now);
+        self.decision.find_holders.extend(nodes);
+        self.recheck(look_again);
     }
 }
 

@@ -83,14 +83,21 @@ pub(crate) fn tell(
 
 /// What has gone so lately that it may come back in a moment: a container between two ends.
 pub(crate) fn lingering(memory: &ServiceMemory) -> Option<Notice> {
-    let told = memory
-        .told
-        .get(reason::POD_NOT_RUNNING)
-        .filter(|told| told.gone_since.is_some())?;
-    Some(Notice {
-        reason: reason::POD_NOT_RUNNING,
+    let told = memory.told.get(reason::POD_NOT_RUNNING)?;
+    (told.gone_since.is_some()).then(|| again(told, reason::POD_NOT_RUNNING, condition::DEGRADED))
+}
+
+/// The conflict of ports that was told last, if it still holds as far as is known.
+pub(crate) fn port_conflict(memory: &ServiceMemory) -> Option<Notice> {
+    let told = memory.told.get(reason::PORT_CONFLICT)?;
+    (told.gone_since.is_none()).then(|| again(told, reason::PORT_CONFLICT, condition::PORTS_ERROR))
+}
+
+fn again(told: &Told, reason: &'static str, condition: &'static str) -> Notice {
+    Notice {
+        reason,
         note: told.note.clone(),
         warning: true,
-        condition: Some(condition::DEGRADED),
-    })
+        condition: Some(condition),
+    }
 }

@@ -212,12 +212,18 @@ impl Stores {
                         world.remove_node(&key.name)
                     })
             }
-            Change::DaemonSet(event) => self.daemonsets.follow(
-                world,
-                event,
-                World::apply_daemonset,
-                World::remove_daemonset,
-            ),
+            Change::DaemonSet(event) => {
+                let ends = matches!(event, Event::InitDone);
+                if matches!(event, Event::Init) {
+                    world.daemonset_list_begins();
+                }
+                let (apply, remove) = (World::apply_daemonset, World::remove_daemonset);
+                let mut touched = self.daemonsets.follow(world, event, apply, remove);
+                if ends {
+                    touched.merge(world.daemonset_list_ended());
+                }
+                touched
+            }
             Change::Pod(event) => {
                 self.pods
                     .follow(world, event, World::apply_pod, World::remove_pod)

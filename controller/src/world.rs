@@ -18,6 +18,7 @@ use crate::names;
 use crate::net::Port;
 use crate::settings::{ProxyMode, Settings};
 
+use daemonsets::Sent;
 use shared::Admissions;
 
 pub use daemonsets::ClaimForm;
@@ -33,7 +34,7 @@ pub struct World {
     allow_listing: usize,
     daemonsets: BTreeMap<ObjectKey, DaemonSetFacts>,
     admissions: Admissions,
-    sent: BTreeMap<String, DaemonSetFacts>,
+    sent: BTreeMap<String, Sent>,
     vanished: BTreeMap<String, DaemonSetFacts>,
     deleted: BTreeSet<String>,
     by_service: HashMap<ServiceKey, BTreeSet<String>>,

@@ -6,7 +6,6 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Controller, Ended, Parts};
 use crate::memory::Memory;
 use crate::watch as watches;
-use crate::world::Touched;
 
 /// Without an answer for this long the API server counts as silent.
 pub(super) const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(5);
@@ -20,7 +19,7 @@ impl Controller {
         if !self.silent && Timestamp::now().duration_since(answered) >= SILENT_AFTER {
             tracing::warn!("the API server does not answer: nothing changes until it does");
             self.silent = true;
-            self.memory.api_silent(answered);
+            self.ledger.memory.api_silent(answered);
         }
     }
 
@@ -31,7 +30,7 @@ impl Controller {
         }
         tracing::info!("the API server answers again");
         self.silent = false;
-        self.memory.api_answers(Timestamp::now());
+        self.ledger.memory.api_answers(Timestamp::now());
         // A watch whose connection is dead without saying so would miss everything for minutes.
         let Parts {
             client,
@@ -40,10 +39,7 @@ impl Controller {
             ..
         } = &self.parts;
         self.changes = watches::start(client, settings, *streaming_lists);
-        self.look_at(Touched {
-            all: true,
-            ..Touched::default()
-        });
+        self.ledger.look_at_all(Timestamp::now());
     }
 
     /// The Lease has been read.
@@ -76,12 +72,9 @@ impl Controller {
             "this replica holds the Lease: it works"
         );
         if std::mem::take(&mut self.superseded) {
-            self.memory = Memory::new(now);
+            self.ledger.memory = Memory::new(now);
         }
-        self.look_at(Touched {
-            all: true,
-            ..Touched::default()
-        });
+        self.ledger.look_at_all(now);
         let hands = self.parts.hands.clone();
         let namespace = self.parts.settings.namespace.clone();
         self.under_way

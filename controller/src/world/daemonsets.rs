@@ -19,6 +19,22 @@ pub enum ClaimForm {
     Vanished,
 }
 
+/// A DaemonSet that we have written and that the watch has not shown yet.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    facts: DaemonSetFacts,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    UnderWay,
+    /// The API server has accepted it.
+    Accepted,
+    /// A list that was begun since has it, unless somebody has deleted it meanwhile.
+    Listed,
+}
+
 impl World {
     /// A DaemonSet appeared or changed. All DaemonSets of the cluster may be shown; those without bearing are ignored.
     pub fn apply_daemonset(&mut self, daemonset: &DaemonSet) -> Touched {
@@ -57,7 +73,7 @@ impl World {
             if self
                 .sent
                 .get(&key.name)
-                .is_some_and(|sent| sent.applied == self.daemonsets[&key].applied)
+                .is_some_and(|sent| sent.facts.applied == self.daemonsets[&key].applied)
             {
                 self.sent.remove(&key.name);
             }
@@ -106,14 +122,45 @@ impl World {
         let facts = DaemonSetFacts::from(daemonset);
         let name = facts.name.clone();
         self.vanished.remove(&name);
-        self.sent.insert(name.clone(), facts);
+        let stage = Stage::UnderWay;
+        self.sent.insert(name.clone(), Sent { facts, stage });
         self.index_daemonset(&name);
+    }
+
+    /// The API server has accepted it.
+    pub fn daemonset_accepted(&mut self, name: &str) {
+        if let Some(sent) = self.sent.get_mut(name) {
+            sent.stage = Stage::Accepted;
+        }
+    }
+
+    /// The DaemonSets are about to be listed anew.
+    pub fn daemonset_list_begins(&mut self) {
+        for sent in self.sent.values_mut() {
+            if sent.stage == Stage::Accepted {
+                sent.stage = Stage::Listed;
+            }
+        }
+    }
+
+    /// The list is complete: what it should have had and did not is gone, and no watch will ever show it.
+    pub fn daemonset_list_ended(&mut self) -> Touched {
+        let sent = self.sent.iter();
+        let gone: Vec<String> = sent
+            .filter(|(_, sent)| sent.stage == Stage::Listed)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut touched = Touched::nothing();
+        for name in gone {
+            touched.merge(self.daemonset_not_sent(&name));
+        }
+        touched
     }
 
     /// The write did not happen: its claims are void.
     pub fn daemonset_not_sent(&mut self, name: &str) -> Touched {
         match self.sent.remove(name) {
-            Some(facts) => {
+            Some(Sent { facts, .. }) => {
                 self.leave_index(&facts);
                 self.touched_by(&facts)
             }
@@ -140,7 +187,7 @@ impl World {
     /// The indices name a DaemonSet in any of its forms; who reads them looks at the DaemonSet itself.
     fn index_daemonset(&mut self, name: &str) {
         let facts = [
-            self.sent.get(name),
+            self.daemonset_in_flight(name),
             self.vanished.get(name),
             self.daemonset(name),
         ];
@@ -229,7 +276,7 @@ impl World {
     /// The DaemonSet of this name that we have sent and the watch has not shown yet.
     #[must_use]
     pub fn daemonset_in_flight(&self, name: &str) -> Option<&DaemonSetFacts> {
-        self.sent.get(name)
+        self.sent.get(name).map(|sent| &sent.facts)
     }
 
     /// The DaemonSets in our namespace that are for this Service or one of its name before it.
@@ -256,7 +303,7 @@ impl World {
                     .filter(|facts| facts.is_ours() && !facts.deleting);
                 let forms = [
                     (ClaimForm::Shown, shown),
-                    (ClaimForm::Sent, self.sent.get(name)),
+                    (ClaimForm::Sent, self.daemonset_in_flight(name)),
                     (ClaimForm::Vanished, self.vanished.get(name)),
                 ];
                 forms.into_iter().filter_map(move |(form, facts)| {
