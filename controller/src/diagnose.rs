@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::claims::Placement;
 use crate::facts::{PodFacts, PodPhase, ServiceFacts};
 use crate::holders::Known;
@@ -13,11 +15,13 @@ use crate::nodes::LeftOut;
 use crate::selector::Admission;
 use crate::settings::IpMode;
 use crate::told::{self, Notice};
-use crate::wish::{ProxyBecause, Wish, WishError};
+use crate::wish::{ProxyBecause, Wish, WishError, wish};
 use crate::world::World;
 
 /// Nodes are named up to this number, and counted beyond it.
 const NAMED: usize = 5;
+/// How long the DaemonSet controller may take to make the pods.
+const MAKING_PODS: SignedDuration = SignedDuration::from_secs(10);
 
 fn warning(reason: &'static str, note: String) -> Notice {
     Notice {
@@ -248,6 +252,38 @@ pub(crate) fn no_node(placement: &Placement<'_>, admission: Option<&Admission>) 
         note.push_str(": there is no node");
     }
     Some(warning(reason::UNAVAILABLE_LOAD_BALANCER, note))
+}
+
+/// The DaemonSet that lacks pods for longer than it takes to make them. Why, only its own events say, which we may not read.
+pub(crate) fn pods_not_created(
+    world: &World,
+    service: &ServiceFacts,
+    daemonset: &str,
+    memory: &mut ServiceMemory,
+    now: Timestamp,
+) -> (Option<Notice>, Option<Timestamp>) {
+    let there = world.daemonset(daemonset);
+    let Some(there) = there.filter(|there| there.lacks_pods && !there.deleting) else {
+        memory.lacks_pods_since = None;
+        return (None, None);
+    };
+    let due = *memory.lacks_pods_since.get_or_insert(now) + MAKING_PODS;
+    if now < due {
+        return (None, Some(due));
+    }
+    let class = match wish(service, world.proxy_mode(), world.settings()) {
+        Ok(Wish {
+            priority_class: Some(class),
+            ..
+        }) => format!("there is no PriorityClass {class}, "),
+        _ => String::new(),
+    };
+    let (namespace, name) = (&there.namespace, &there.name);
+    let note = format!(
+        "the svclb pods cannot be created, as when {class}a quota is used up or a policy forbids them; why, this says: \
+         kubectl -n {namespace} describe daemonset {name}"
+    );
+    (Some(warning(reason::PODS_NOT_CREATED, note)), None)
 }
 
 /// svclb pods that wait for something else than ports, and those that do not run.

@@ -51,6 +51,8 @@ pub struct ServiceMemory {
     pub(crate) stepped_back: Option<SteppedBack>,
     /// Since when status should be something else.
     pub(crate) differs_since: Option<Timestamp>,
+    /// Since when the DaemonSet has lacked pods.
+    pub(crate) lacks_pods_since: Option<Timestamp>,
     /// Who holds ports on nodes that refused a pod.
     pub(crate) holders: Holders,
     /// What has been told, by reason.

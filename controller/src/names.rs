@@ -83,6 +83,8 @@ pub mod reason {
     pub const UNAVAILABLE_LOAD_BALANCER: &str = "UnAvailableLoadBalancer";
     /// A port of the Service is held by somebody else on some nodes.
     pub const PORT_CONFLICT: &str = "PortConflict";
+    /// The DaemonSet controller cannot make the svclb pods.
+    pub const PODS_NOT_CREATED: &str = "PodsNotCreated";
     /// A svclb pod waits for a node for another reason than its ports.
     pub const POD_UNSCHEDULABLE: &str = "PodUnschedulable";
     /// A svclb pod is bound to a node and does not run.

@@ -86,8 +86,13 @@ impl Turn<'_> {
             Ok(wish) => self.as_wished(wish),
             Err(_) => self.as_before(),
         };
+        let (world, service) = (self.world, self.service);
+        let (not_created, due) =
+            diagnose::pods_not_created(world, service, self.name, &mut self.memory, self.now);
+        self.recheck(due);
+        self.notices.extend(not_created);
         self.notices
-            .extend(diagnose::pods(self.world, self.service, self.name));
+            .extend(diagnose::pods(world, service, self.name));
         if let Some(back) = &self.memory.stepped_back {
             self.notices.push(diagnose::status_conflict(&back.manager));
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::conflict::Holder;
 use crate::facts::ServiceFacts;
-use crate::fixtures::{Cluster, key};
+use crate::fixtures::{Cluster, key, patched};
 use crate::names::condition;
 use crate::net::{Port, Protocol};
 use crate::world::ObjectKey;
@@ -304,6 +304,38 @@ fn a_pod_that_cannot_run_says_why_in_its_last_line() {
         json!({}),
     );
     assert_eq!(told_of(starting), [""; 0]);
+}
+
+#[test]
+fn pods_that_cannot_be_created_are_told_after_a_while() {
+    let mut cluster = Cluster::new(&["a"]);
+    cluster.controllers = false;
+    let class = json!({ "svccontroller.k3s.cattle.io/priorityclassname": "none-such" });
+    let service = json!({ "metadata": { "annotations": class } });
+    cluster.service("web", service).act("web");
+    let status = |current: i32| {
+        json!({ "status": {
+            "desiredNumberScheduled": 1, "currentNumberScheduled": current, "numberMisscheduled": 0, "numberReady": 0,
+        } })
+    };
+    let set = |cluster: &mut Cluster, current| {
+        let daemonset = patched(cluster.daemonset_of("web").unwrap(), status(current));
+        cluster.put_daemonset(daemonset).act("web");
+    };
+    set(&mut cluster, 0);
+    cluster.pass(8).act("web");
+    assert_eq!(cluster.told("PodsNotCreated"), [""; 0]);
+    cluster.pass(2).act("web");
+    assert_eq!(
+        cluster.told("PodsNotCreated"),
+        [
+            "the svclb pods cannot be created, as when there is no PriorityClass none-such, a quota is used up or a policy \
+          forbids them; why, this says: kubectl -n kube-system describe daemonset svclb-web-web00000"
+        ]
+    );
+    assert_eq!(conditions(&cluster, "web")[0].0, condition::DEGRADED);
+    set(&mut cluster, 1);
+    assert!(conditions(&cluster, "web").is_empty());
 }
 
 #[test]

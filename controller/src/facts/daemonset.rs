@@ -36,6 +36,8 @@ pub struct DaemonSetFacts {
     pub admission: Arc<Admission>,
     /// Its pods are being replaced: some are not of the newest template.
     pub rolling: bool,
+    /// The DaemonSet controller lacks a pod on some node that it wants one on.
+    pub lacks_pods: bool,
     /// What we applied last, as a hash.
     pub applied: Option<String>,
     /// Labels, annotations and spec.
@@ -109,6 +111,7 @@ impl From<&DaemonSet> for DaemonSetFacts {
             admission: template.map(Admission::from).unwrap_or_default().into(),
             rolling: status.observed_generation < metadata.generation
                 || status.updated_number_scheduled.unwrap_or(0) < status.desired_number_scheduled,
+            lacks_pods: status.current_number_scheduled < status.desired_number_scheduled,
             applied: metadata
                 .annotations
                 .as_ref()
