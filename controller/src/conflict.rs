@@ -6,6 +6,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::facts::host_ports;
+use crate::names;
 use crate::net::Port;
 
 /// A pod that holds a port on its node.
@@ -21,6 +22,8 @@ pub struct Holder {
     pub host_network: bool,
     /// It is on its way out, and has the port until it has ended.
     pub leaving: bool,
+    /// The Service that it belongs to, as `namespace/name`, if it is a svclb pod, ours or ServiceLB's.
+    pub service: Option<String>,
 }
 
 impl fmt::Display for Holder {
@@ -30,7 +33,11 @@ impl fmt::Display for Holder {
         } else {
             "hostPort"
         };
-        write!(f, "pod {}/{} ({how})", self.namespace, self.name)
+        write!(f, "pod {}/{} ({how})", self.namespace, self.name)?;
+        match &self.service {
+            Some(service) => write!(f, " of Service {service}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -47,6 +54,10 @@ pub fn held_by(pod: &Pod) -> BTreeSet<Holder> {
     else {
         return BTreeSet::new();
     };
+    let label = |key| pod.metadata.labels.as_ref()?.get(key);
+    let service = label(names::SERVICE_NAMESPACE)
+        .zip(label(names::SERVICE_NAME))
+        .map(|(namespace, name)| format!("{namespace}/{name}"));
     host_ports(spec)
         .map(|port| Holder {
             port,
@@ -54,6 +65,7 @@ pub fn held_by(pod: &Pod) -> BTreeSet<Holder> {
             name: pod.metadata.name.clone().unwrap_or_default(),
             host_network: spec.host_network == Some(true),
             leaving: pod.metadata.deletion_timestamp.is_some(),
+            service: service.clone(),
         })
         .collect()
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::conflict::Holder;
 use crate::facts::ServiceFacts;
 use crate::fixtures::{Cluster, key, patched};
-use crate::names::condition;
+use crate::names::{self, condition};
 use crate::net::{Port, Protocol};
 use crate::world::ObjectKey;
 
@@ -72,6 +72,25 @@ fn a_port_that_a_pod_has_by_host_network_names_it() {
 }
 
 #[test]
+fn a_port_that_another_ones_svclb_pod_has_names_its_service_too() {
+    let mut cluster = Cluster::new(&["a"]);
+    let ports = json!([{ "containerPort": 80, "hostPort": 80 }]);
+    let labels = json!({ names::SERVICE_NAMESPACE: "shop", names::SERVICE_NAME: "till" });
+    let pod = json!({
+        "metadata": { "namespace": "kube-system", "name": "svclb-till-x", "labels": labels },
+        "spec": { "nodeName": "a", "containers": [{ "name": "c", "ports": ports }] },
+    });
+    cluster.put_pod(serde_json::from_value(pod).unwrap());
+    cluster.service("web", json!({})).settle();
+    assert_eq!(
+        cluster.told("PortConflict"),
+        [
+            "port TCP/80 is held by pod kube-system/svclb-till-x (hostPort) of Service shop/till on a"
+        ]
+    );
+}
+
+#[test]
 fn when_the_port_is_free_the_waiting_service_works_and_the_condition_is_gone() {
     let mut cluster = Cluster::new(&["a"]);
     let ports = json!([{ "containerPort": 8080, "hostPort": 80 }]);
@@ -107,6 +126,7 @@ fn holder(name: &str, leaving: bool) -> BTreeSet<Holder> {
         name: name.to_owned(),
         host_network: false,
         leaving,
+        service: None,
     }])
 }
 
