@@ -55,9 +55,7 @@ step "packages, Kubernetes, images" prepare
   step "svclb-pod: packets between namespaces" cargo_test $(tests_of svclb-pod)
   step "svclb-pod: fuzzing, 20 s a target" svclb-pod/fuzz/run.sh 20
   step "controller: a real API server" cargo_test $(tests_of controller)
-  # The tests of what users do (`--test services`) are run by hand, see CONTRIBUTING.md: not all of
-  # them hold on a busy machine yet.
-  step "whole clusters" cargo_test --test cluster --test figures
+  step "whole clusters" cargo_test $(tests_of e2e)
 }
 
 echo
