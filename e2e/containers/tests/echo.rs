@@ -31,9 +31,14 @@ struct Echo {
 }
 
 impl Echo {
-    /// Starts it, and waits until it says that it serves.
+    /// Starts it, and waits until it says that it serves. A port that was free may be somebody's by
+    /// then: it ends, having said so, and others are tried.
     fn start(grace: u32) -> Self {
-        // Held at the same time, so that they differ; free from here on.
+        (0..5).find_map(|_| Self::try_start(grace)).unwrap()
+    }
+
+    fn try_start(grace: u32) -> Option<Self> {
+        // Held at the same time, so that they differ.
         let free = [(); 3].map(|()| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap());
         let [http, tcp, udp] = free.map(|listener| listener.local_addr().unwrap().port());
         let mut process = Command::new(env!("CARGO_BIN_EXE_echo"))
@@ -43,16 +48,17 @@ impl Echo {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let line = lines.next().unwrap().unwrap();
-        assert!(line.starts_with("pod-1 on unknown serves http/"), "{line}");
-        Self {
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut echo = Self {
             process,
             lines,
             http,
             tcp,
             udp,
-        }
+        };
+        let line = echo.lines.next()?.unwrap();
+        assert!(line.starts_with("pod-1 on unknown serves http/"), "{line}");
+        Some(echo)
     }
 
     fn signal(&self, signal: Signal) {
