@@ -159,10 +159,15 @@ impl Snapshot {
     }
 }
 
-/// Cuts off what counts up or down.
+/// Cuts off what counts up or down. Of what iptables-save prints, dates and empty tables are nothing
+/// either: whoever uses a table first has a module loaded, and then the real host has the table too.
 fn without_counts(line: &str) -> String {
-    // The dates that iptables-save prints, and lifetimes.
-    let line = if line.starts_with('#') { "" } else { line };
+    let is_of_an_empty_table = line.starts_with(['#', '*'])
+        || line == "COMMIT"
+        || (line.starts_with(':') && line.contains(" ACCEPT "));
+    if is_of_an_empty_table {
+        return String::new();
+    }
     let end = ["valid_lft", " expires ", " ["]
         .iter()
         .filter_map(|word| line.find(word))
