@@ -83,6 +83,7 @@ fn rules(node: &Host) -> Result<String> {
         &["iptables-save", "-c"][..],
         &["ip6tables-save", "-c"],
         &["nft", "list", "ruleset"],
+        &["conntrack", "-L"],
     ] {
         let [program, arguments @ ..] = command else {
             continue;
