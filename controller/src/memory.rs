@@ -14,7 +14,8 @@ use crate::holders::Holders;
 #[derive(Clone, Debug)]
 pub struct Memory {
     pub(crate) outages: Outages,
-    pub(crate) services: HashMap<ServiceKey, ServiceMemory>,
+    // Boxed: half of the map's places are empty.
+    pub(crate) services: HashMap<ServiceKey, Box<ServiceMemory>>,
 }
 
 /// When it may be that nodes are marked not Ready though nothing is wrong with them.
@@ -181,7 +182,7 @@ impl Memory {
     pub(crate) fn of(&mut self, service: &ServiceFacts) -> &mut ServiceMemory {
         let memory = self.services.entry(service.key.clone()).or_default();
         if memory.uid != service.uid {
-            *memory = ServiceMemory {
+            **memory = ServiceMemory {
                 uid: service.uid.clone(),
                 ..ServiceMemory::default()
             };

@@ -58,6 +58,10 @@ pub const EXCLUDE_NOT: [&str; 6] = ["0", "f", "F", "false", "FALSE", "False"];
 pub const OS: &str = "kubernetes.io/os";
 /// Taint by which the cluster autoscaler announces that a node goes.
 pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+/// Where kubeadm keeps kube-proxy's configuration.
+pub const KUBE_SYSTEM: &str = "kube-system";
+/// The ConfigMap of kube-proxy's configuration.
+pub const KUBE_PROXY: &str = "kube-proxy";
 /// Label of an EndpointSlice: its Service.
 pub const SLICE_SERVICE: &str = "kubernetes.io/service-name";
 

@@ -99,7 +99,7 @@ pub fn start(client: &Client, settings: &Settings, streaming_lists: bool) -> Cha
     let pods = Api::namespaced(client.clone(), &settings.namespace);
     let of_service = small().labels(names::SLICE_SERVICE);
     let svclb = small().labels(names::SERVICE_NAME);
-    let kube_proxy = small().fields("metadata.name=kube-proxy");
+    let kube_proxy = small().fields(&format!("metadata.name={}", names::KUBE_PROXY));
     select_all([
         follow(
             Api::all(everywhere()),
@@ -134,7 +134,7 @@ fn in_kube_system<K>(client: &Client) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    Api::namespaced(client.clone(), "kube-system")
+    Api::namespaced(client.clone(), names::KUBE_SYSTEM)
 }
 
 fn follow<K>(
@@ -200,43 +200,60 @@ impl Stores {
     pub fn take_in(&mut self, change: Change) -> Touched {
         let world = &mut self.world;
         match change {
-            Change::Service(event) => {
-                self.services
-                    .follow(world, event, World::apply_service, |world, key| {
-                        world.remove_service(&ServiceKey::new(&*key.namespace, &*key.name))
-                    })
-            }
-            Change::Node(event) => {
-                self.nodes
-                    .follow(world, event, World::apply_node, |world, key| {
-                        world.remove_node(&key.name)
-                    })
-            }
+            Change::Service(event) => self.services.follow(
+                world,
+                event,
+                World::apply_service,
+                |world, key| world.remove_service(&ServiceKey::new(&*key.namespace, &*key.name)),
+                World::services_beside,
+            ),
+            Change::Node(event) => self.nodes.follow(
+                world,
+                event,
+                World::apply_node,
+                |world, key| world.remove_node(&key.name),
+                World::nodes_beside,
+            ),
             Change::DaemonSet(event) => {
                 let ends = matches!(event, Event::InitDone);
                 if matches!(event, Event::Init) {
                     world.daemonset_list_begins();
                 }
-                let (apply, remove) = (World::apply_daemonset, World::remove_daemonset);
-                let mut touched = self.daemonsets.follow(world, event, apply, remove);
+                let mut touched = self.daemonsets.follow(
+                    world,
+                    event,
+                    World::apply_daemonset,
+                    World::remove_daemonset,
+                    World::daemonsets_beside,
+                );
                 if ends {
                     touched.merge(world.daemonset_list_ended());
                 }
                 touched
             }
-            Change::Pod(event) => {
-                self.pods
-                    .follow(world, event, World::apply_pod, World::remove_pod)
-            }
-            Change::Slice(event) => {
-                self.slices
-                    .follow(world, event, World::apply_slice, World::remove_slice)
-            }
+            Change::Pod(event) => self.pods.follow(
+                world,
+                event,
+                World::apply_pod,
+                World::remove_pod,
+                World::pods_beside,
+            ),
+            Change::Slice(event) => self.slices.follow(
+                world,
+                event,
+                World::apply_slice,
+                World::remove_slice,
+                World::slices_beside,
+            ),
             Change::ProxyConfig(event) => self.proxy_config.follow(
                 world,
                 event,
                 |world, config| world.set_proxy_mode(proxy_mode(config)),
                 |world, _| world.set_proxy_mode(ProxyMode::Unknown),
+                |_, named| match named.is_empty() {
+                    true => vec![ObjectKey::new(names::KUBE_SYSTEM, names::KUBE_PROXY)],
+                    false => Vec::new(),
+                },
             ),
             Change::Broke { kind, .. } => {
                 self.proxy_config.complete |= kind == Kind::ProxyConfig;
@@ -246,11 +263,10 @@ impl Stores {
     }
 }
 
-/// Which objects of a kind are known, so that a new list shows which of them are gone.
+/// How far a kind has been listed.
 #[derive(Debug, Default)]
 struct Listing {
-    known: HashSet<ObjectKey>,
-    /// While a list is under way: those that it has named so far.
+    /// While a list is under way: those that it has named so far. What is known and not named is gone.
     named: Option<HashSet<ObjectKey>>,
     complete: bool,
 }
@@ -262,6 +278,7 @@ impl Listing {
         event: Event<K>,
         apply: impl FnOnce(&mut World, &K) -> Touched,
         remove: impl Fn(&mut World, &ObjectKey) -> Touched,
+        not_named: impl FnOnce(&World, &HashSet<ObjectKey>) -> Vec<ObjectKey>,
     ) -> Touched {
         match event {
             Event::Init => {
@@ -269,25 +286,18 @@ impl Listing {
                 Touched::default()
             }
             Event::InitApply(object) | Event::Apply(object) => {
-                let key = key_of(&object);
                 if let Some(named) = &mut self.named {
-                    named.insert(key.clone());
+                    named.insert(key_of(&object));
                 }
-                self.known.insert(key);
                 apply(world, &object)
             }
-            Event::Delete(object) => {
-                let key = key_of(&object);
-                self.known.remove(&key);
-                remove(world, &key)
-            }
+            Event::Delete(object) => remove(world, &key_of(&object)),
             Event::InitDone => {
                 let named = self.named.take().unwrap_or_default();
-                let known = std::mem::replace(&mut self.known, named);
                 self.complete = true;
                 let mut touched = Touched::default();
-                for gone in known.difference(&self.known) {
-                    touched.merge(remove(world, gone));
+                for gone in not_named(world, &named) {
+                    touched.merge(remove(world, &gone));
                 }
                 touched
             }

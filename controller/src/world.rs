@@ -3,10 +3,11 @@
 //! Each `apply_…` and `remove_…` answers which Services a change concerns, so that nothing else is looked at again.
 
 mod daemonsets;
+mod index;
 mod shared;
 mod touched;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::net::Port;
 use crate::settings::{ProxyMode, Settings};
 
 use daemonsets::Sent;
+use index::Index;
 use shared::Admissions;
 
 pub use daemonsets::ClaimForm;
@@ -28,21 +30,22 @@ pub use touched::{ObjectKey, Touched};
 #[derive(Clone, Debug)]
 pub struct World {
     settings: Arc<Settings>,
-    services: BTreeMap<ServiceKey, ServiceFacts>,
-    wanting: HashMap<Port, BTreeSet<ServiceKey>>,
+    // Boxed, as all that is large: half of a map's places are empty.
+    services: BTreeMap<ServiceKey, Box<ServiceFacts>>,
+    wanting: Index<Port, ServiceKey>,
     nodes: BTreeMap<String, NodeFacts>,
     allow_listing: usize,
-    daemonsets: BTreeMap<ObjectKey, DaemonSetFacts>,
+    daemonsets: BTreeMap<ObjectKey, Box<DaemonSetFacts>>,
     admissions: Admissions,
     sent: BTreeMap<String, Sent>,
     vanished: BTreeMap<String, DaemonSetFacts>,
     deleted: BTreeSet<String>,
-    by_service: HashMap<ServiceKey, BTreeSet<String>>,
-    by_port: HashMap<Port, BTreeSet<String>>,
-    // Boxed: a map of one entry has room for eleven.
-    pods: HashMap<ServiceKey, BTreeMap<ObjectKey, Box<PodFacts>>>,
+    by_service: Index<ServiceKey, String>,
+    by_port: Index<Port, String>,
+    // Sorted by their names. A map of one entry has room for eleven.
+    pods: HashMap<ServiceKey, Vec<PodFacts>>,
     pod_services: HashMap<ObjectKey, ServiceKey>,
-    slices: HashMap<ServiceKey, BTreeMap<String, Box<SliceFacts>>>,
+    slices: HashMap<ServiceKey, Vec<SliceFacts>>,
     slice_services: HashMap<ObjectKey, ServiceKey>,
     api_servers: BTreeSet<(IpAddr, u16)>,
     proxy_mode: ProxyMode,
@@ -55,7 +58,7 @@ impl World {
         Self {
             settings,
             services: BTreeMap::new(),
-            wanting: HashMap::new(),
+            wanting: Index::default(),
             nodes: BTreeMap::new(),
             allow_listing: 0,
             daemonsets: BTreeMap::new(),
@@ -63,8 +66,8 @@ impl World {
             sent: BTreeMap::new(),
             vanished: BTreeMap::new(),
             deleted: BTreeSet::new(),
-            by_service: HashMap::new(),
-            by_port: HashMap::new(),
+            by_service: Index::default(),
+            by_port: Index::default(),
             pods: HashMap::new(),
             pod_services: HashMap::new(),
             slices: HashMap::new(),
@@ -85,22 +88,24 @@ impl World {
         let facts = ServiceFacts::from(service);
         let key = facts.key.clone();
         let before = self.services.get(&key);
-        if before == Some(&facts) {
+        if before.is_some_and(|before| **before == facts) {
             return Touched::nothing();
         }
         // A status that changed concerns its Service alone; a wish may free or claim ports for others.
         if before.is_some_and(|before| before.same_wish(&facts)) {
-            self.services.insert(key.clone(), facts);
+            self.services.insert(key.clone(), Box::new(facts));
             return Touched::these([key]);
         }
         let mut touched = self.forget_service(&key);
         for port in facts.claims() {
-            self.wanting.entry(port).or_default().insert(key.clone());
+            self.wanting.add(port, key.clone());
         }
         touched.merge(Touched::these(
-            facts.claims().flat_map(|port| self.wanting[&port].clone()),
+            facts
+                .claims()
+                .flat_map(|port| self.wanting.of(&port).to_vec()),
         ));
-        self.services.insert(key.clone(), facts);
+        self.services.insert(key.clone(), Box::new(facts));
         touched.services.insert(key);
         touched
     }
@@ -118,13 +123,9 @@ impl World {
         };
         let mut touched = Touched::nothing();
         for port in facts.claims() {
-            if let Some(wanting) = self.wanting.get_mut(&port) {
-                wanting.remove(key);
-                touched.services.extend(wanting.iter().cloned());
-                if wanting.is_empty() {
-                    self.wanting.remove(&port);
-                }
-            }
+            self.wanting.remove(&port, key);
+            let others = self.wanting.of(&port).iter().cloned();
+            touched.services.extend(others);
         }
         touched
     }
@@ -167,10 +168,14 @@ impl World {
         let service = facts.service.clone();
         self.pod_services.insert(key.clone(), service.clone());
         let pods = self.pods.entry(service.clone()).or_default();
-        if pods.get(&key).is_some_and(|before| **before == facts) {
-            return Touched::nothing();
+        match place_of_pod(pods, &key) {
+            Ok(there) if pods[there] == facts => return Touched::nothing(),
+            Ok(there) => pods[there] = facts,
+            Err(place) => {
+                pods.reserve_exact(1);
+                pods.insert(place, facts);
+            }
         }
-        pods.insert(key, Box::new(facts));
         Touched::these([service])
     }
 
@@ -180,7 +185,9 @@ impl World {
             return Touched::nothing();
         };
         if let Some(pods) = self.pods.get_mut(&service) {
-            pods.remove(key);
+            if let Ok(there) = place_of_pod(pods, key) {
+                pods.remove(there);
+            }
             if pods.is_empty() {
                 self.pods.remove(&service);
             }
@@ -197,13 +204,14 @@ impl World {
         let service = facts.service.clone();
         self.slice_services.insert(key, service.clone());
         let slices = self.slices.entry(service.clone()).or_default();
-        if slices
-            .get(&facts.name)
-            .is_some_and(|before| **before == facts)
-        {
-            return Touched::nothing();
+        match place_of_slice(slices, &facts.name) {
+            Ok(there) if slices[there] == facts => return Touched::nothing(),
+            Ok(there) => slices[there] = facts,
+            Err(place) => {
+                slices.reserve_exact(1);
+                slices.insert(place, facts);
+            }
         }
-        slices.insert(facts.name.clone(), Box::new(facts));
         self.touched_by_endpoints(service)
     }
 
@@ -213,7 +221,9 @@ impl World {
             return Touched::nothing();
         };
         if let Some(slices) = self.slices.get_mut(&service) {
-            slices.remove(&key.name);
+            if let Ok(there) = place_of_slice(slices, &key.name) {
+                slices.remove(there);
+            }
             if slices.is_empty() {
                 self.slices.remove(&service);
             }
@@ -227,7 +237,7 @@ impl World {
                 .slices
                 .get(&service)
                 .into_iter()
-                .flat_map(|slices| slices.values())
+                .flatten()
                 .flat_map(|slice| slice.api_servers.iter().copied())
                 .collect();
             if servers != self.api_servers {
@@ -243,6 +253,34 @@ impl World {
         }
     }
 
+    /// The Services that a list did not name.
+    pub fn services_beside(&self, named: &HashSet<ObjectKey>) -> Vec<ObjectKey> {
+        let keys = self.services.keys();
+        let keys = keys.map(|key| ObjectKey::new(&*key.namespace, &*key.name));
+        keys.filter(|key| !named.contains(key)).collect()
+    }
+
+    /// The Nodes that a list did not name.
+    pub fn nodes_beside(&self, named: &HashSet<ObjectKey>) -> Vec<ObjectKey> {
+        let keys = self.nodes.keys().map(|name| ObjectKey::new("", name));
+        keys.filter(|key| !named.contains(key)).collect()
+    }
+
+    /// The DaemonSets that a list did not name.
+    pub fn daemonsets_beside(&self, named: &HashSet<ObjectKey>) -> Vec<ObjectKey> {
+        beside(self.daemonsets.keys(), named)
+    }
+
+    /// The svclb pods that a list did not name.
+    pub fn pods_beside(&self, named: &HashSet<ObjectKey>) -> Vec<ObjectKey> {
+        beside(self.pod_services.keys(), named)
+    }
+
+    /// The EndpointSlices that a list did not name.
+    pub fn slices_beside(&self, named: &HashSet<ObjectKey>) -> Vec<ObjectKey> {
+        beside(self.slice_services.keys(), named)
+    }
+
     /// kube-proxy's mode was read.
     pub fn set_proxy_mode(&mut self, mode: ProxyMode) -> Touched {
         if self.proxy_mode == mode {
@@ -254,22 +292,19 @@ impl World {
 
     /// All Services.
     pub fn services(&self) -> impl Iterator<Item = &ServiceFacts> {
-        self.services.values()
+        self.services.values().map(Box::as_ref)
     }
 
     /// One Service.
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceFacts> {
-        self.services.get(key)
+        self.services.get(key).map(Box::as_ref)
     }
 
     /// The Services that have this port, of whatever type they are.
     pub fn services_with_port(&self, port: Port) -> impl Iterator<Item = &ServiceFacts> {
-        self.wanting
-            .get(&port)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.services.get(key))
+        let keys = self.wanting.of(&port).iter();
+        keys.filter_map(|key| self.service(key))
     }
 
     /// All Nodes, by name.
@@ -291,20 +326,12 @@ impl World {
 
     /// The svclb pods of a Service, ServiceLB's among them.
     pub fn pods_of(&self, service: &ServiceKey) -> impl Iterator<Item = &PodFacts> {
-        self.pods
-            .get(service)
-            .into_iter()
-            .flat_map(|pods| pods.values())
-            .map(Box::as_ref)
+        self.pods.get(service).into_iter().flatten()
     }
 
     /// The EndpointSlices of a Service.
     pub fn slices_of(&self, service: &ServiceKey) -> impl Iterator<Item = &SliceFacts> {
-        self.slices
-            .get(service)
-            .into_iter()
-            .flat_map(|slices| slices.values())
-            .map(Box::as_ref)
+        self.slices.get(service).into_iter().flatten()
     }
 
     /// Does an API server listen there?
@@ -318,6 +345,22 @@ impl World {
     pub fn proxy_mode(&self) -> ProxyMode {
         self.proxy_mode
     }
+}
+
+fn beside<'a>(
+    keys: impl Iterator<Item = &'a ObjectKey>,
+    named: &HashSet<ObjectKey>,
+) -> Vec<ObjectKey> {
+    keys.filter(|key| !named.contains(*key)).cloned().collect()
+}
+
+fn place_of_pod(pods: &[PodFacts], key: &ObjectKey) -> Result<usize, usize> {
+    let wanted = (&key.namespace, &key.name);
+    pods.binary_search_by(|pod| (&pod.namespace, &pod.name).cmp(&wanted))
+}
+
+fn place_of_slice(slices: &[SliceFacts], name: &str) -> Result<usize, usize> {
+    slices.binary_search_by(|slice| slice.name.as_str().cmp(name))
 }
 
 /// A node that is about to go has no say in whether there is an allow-list.

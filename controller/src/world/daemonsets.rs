@@ -46,7 +46,11 @@ impl World {
         if !bears && !self.daemonsets.contains_key(&key) {
             return Touched::nothing();
         }
-        if self.daemonsets.get(&key) == Some(&facts) {
+        if self
+            .daemonsets
+            .get(&key)
+            .is_some_and(|before| **before == facts)
+        {
             return Touched::nothing();
         }
         let compared = self.daemonsets.get(&key).is_some_and(|before| {
@@ -57,7 +61,7 @@ impl World {
         }
         self.admissions.share(&mut facts.admission);
         let at_work = self.servicelb_at_work();
-        let before = self.daemonsets.insert(key.clone(), facts);
+        let before = self.daemonsets.insert(key.clone(), Box::new(facts));
         let facts = &self.daemonsets[&key];
         let mut touched = self.touched_by(facts);
         if let Some(before) = &before {
@@ -68,7 +72,7 @@ impl World {
             if !facts.deleting {
                 self.vanished.remove(&key.name);
             } else if let Some(before) = before {
-                self.note_vanished(before);
+                self.note_vanished(*before);
             }
             if self
                 .sent
@@ -103,7 +107,7 @@ impl World {
         }
         let mut touched = self.touched_by(&before);
         touched.all |= at_work != self.servicelb_at_work();
-        self.note_vanished(before);
+        self.note_vanished(*before);
         touched
     }
 
@@ -196,12 +200,10 @@ impl World {
             .map(|facts| (facts.service.clone(), facts.ports.clone()))
             .unzip();
         for service in services.into_iter().flatten() {
-            let names = self.by_service.entry(service).or_default();
-            names.insert(name.to_owned());
+            self.by_service.add(service, name.to_owned());
         }
         for port in ports.into_iter().flatten() {
-            let names = self.by_port.entry(port).or_default();
-            names.insert(name.to_owned());
+            self.by_port.add(port, name.to_owned());
         }
     }
 
@@ -214,21 +216,11 @@ impl World {
         if remains || gone.namespace != self.settings.namespace {
             return;
         }
-        if let Some(service) = &gone.service
-            && let Some(names) = self.by_service.get_mut(service)
-        {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_service.remove(service);
-            }
+        if let Some(service) = &gone.service {
+            self.by_service.remove(service, name);
         }
         for port in &gone.ports {
-            if let Some(names) = self.by_port.get_mut(port) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.by_port.remove(port);
-                }
-            }
+            self.by_port.remove(port, name);
         }
     }
 
@@ -239,15 +231,11 @@ impl World {
                 let own = |service: &&ServiceFacts| {
                     names::daemonset(&service.key.name, &service.uid) == facts.name
                 };
-                self.services.values().find(own)
+                self.services().find(own)
             })
             .flatten()
             .map(|service| &service.key);
-        let others = facts
-            .ports
-            .iter()
-            .filter_map(|port| self.wanting.get(port))
-            .flatten();
+        let others = facts.ports.iter().flat_map(|port| self.wanting.of(port));
         Touched::these(others.chain(&facts.service).chain(displaced).cloned())
     }
 
@@ -259,18 +247,21 @@ impl World {
 
     /// The DaemonSets that carry ServiceLB's mark.
     pub fn servicelb_daemonsets(&self) -> impl Iterator<Item = &DaemonSetFacts> {
-        self.daemonsets.values().filter(|facts| facts.servicelb)
+        let all = self.daemonsets.values().map(Box::as_ref);
+        all.filter(|facts| facts.servicelb)
     }
 
     /// The DaemonSets that we made and that are still there, whoever has put a mark on them since.
     pub fn our_daemonsets(&self) -> impl Iterator<Item = &DaemonSetFacts> {
-        self.daemonsets.values().filter(|facts| facts.is_ours())
+        let all = self.daemonsets.values().map(Box::as_ref);
+        all.filter(|facts| facts.is_ours())
     }
 
     /// The DaemonSet of this name in our namespace, as the watch shows it.
     #[must_use]
     pub fn daemonset(&self, name: &str) -> Option<&DaemonSetFacts> {
-        self.daemonsets.get(&self.in_our_namespace(name))
+        let there = self.daemonsets.get(&self.in_our_namespace(name));
+        there.map(Box::as_ref)
     }
 
     /// The DaemonSet of this name that we have sent and the watch has not shown yet.
@@ -284,32 +275,25 @@ impl World {
         &'a self,
         service: &ServiceKey,
     ) -> impl Iterator<Item = &'a DaemonSetFacts> + use<'a> {
-        self.by_service
-            .get(service)
-            .into_iter()
-            .flatten()
-            .filter_map(|name| self.daemonset(name))
+        let names = self.by_service.of(service).iter();
+        names.filter_map(|name| self.daemonset(name))
     }
 
     /// The DaemonSets of ours that claim this port somewhere, in each form in which they do.
     pub fn claims_on(&self, port: Port) -> impl Iterator<Item = (ClaimForm, &DaemonSetFacts)> {
-        self.by_port
-            .get(&port)
-            .into_iter()
-            .flatten()
-            .flat_map(move |name| {
-                let shown = self
-                    .daemonset(name)
-                    .filter(|facts| facts.is_ours() && !facts.deleting);
-                let forms = [
-                    (ClaimForm::Shown, shown),
-                    (ClaimForm::Sent, self.daemonset_in_flight(name)),
-                    (ClaimForm::Vanished, self.vanished.get(name)),
-                ];
-                forms.into_iter().filter_map(move |(form, facts)| {
-                    Some((form, facts.filter(|facts| facts.ports.contains(&port))?))
-                })
+        self.by_port.of(&port).iter().flat_map(move |name| {
+            let shown = self
+                .daemonset(name)
+                .filter(|facts| facts.is_ours() && !facts.deleting);
+            let forms = [
+                (ClaimForm::Shown, shown),
+                (ClaimForm::Sent, self.daemonset_in_flight(name)),
+                (ClaimForm::Vanished, self.vanished.get(name)),
+            ];
+            forms.into_iter().filter_map(move |(form, facts)| {
+                Some((form, facts.filter(|facts| facts.ports.contains(&port))?))
             })
+        })
     }
 
     fn in_our_namespace(&self, name: &str) -> ObjectKey {
