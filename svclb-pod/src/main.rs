@@ -113,7 +113,7 @@ fn hold() -> ExitCode {
 
 /// Starts this program anew, in the same process, to sleep. It may sleep for months, and whatever memory
 /// the rules took, an allocator never gives all of it back. Signals stay blocked, and those that have come
-/// stay there.
+/// stay there; sockets do not, so a table that one of them owns would not live on.
 fn sleep_anew() -> ExitCode {
     let program = env::current_exe().ok();
     let program = program.and_then(|path| CString::new(path.into_os_string().into_vec()).ok());

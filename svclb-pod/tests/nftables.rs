@@ -147,6 +147,49 @@ fn what_legacy_xtables_has_no_words_for_is_refused_there() {
     });
 }
 
+/// A table that sends what arrives by these ports to one address, a rule for each map.
+fn to_one(maps: &[&[(u16, u16)]]) -> Rules {
+    let to = Destinations::new(&["10.43.0.10".parse().unwrap()], Family::V4).unwrap();
+    let rule = |ports: &&[(u16, u16)]| Rule {
+        matches: Vec::new(),
+        statements: vec![Statement::Dnat {
+            to: to.clone(),
+            ports: Arc::new(PortMap {
+                protocol: Protocol::Tcp,
+                ports: ports.to_vec(),
+            }),
+        }],
+    };
+    Rules {
+        family: TableFamily::Inet,
+        name: "svclb".into(),
+        flags: TableFlags::default(),
+        chains: vec![Chain {
+            name: "prerouting",
+            kind: Kind::Nat,
+            hook: Hook::Prerouting,
+            priority: priority::NAT_DST,
+            rules: maps.iter().map(rule).collect(),
+        }],
+    }
+}
+
+#[test]
+fn two_maps_of_one_name_are_refused_and_not_mixed() {
+    in_network_namespace(|| {
+        let one = [(80, 8080)];
+        nftables::install(&to_one(&[&one, &one])).unwrap();
+        let before = listing();
+        let refused = Error::Refused {
+            object: "set",
+            errno: Errno::EEXIST,
+        };
+        let two = to_one(&[&one, &[(81, 8081)]]);
+        assert_eq!(nftables::install(&two).unwrap_err(), refused);
+        assert_eq!(listing(), before);
+    });
+}
+
 /// The kernel answers a refusal with the whole message that it is about, if it is not told better.
 #[test]
 fn the_refusal_of_a_long_message_says_why() {
@@ -154,29 +197,7 @@ fn the_refusal_of_a_long_message_says_why() {
         let mut ports: Vec<_> = (1..=900).map(|port| (port, port)).collect();
         // A port that goes to two.
         ports.push((900, 1));
-        let dnat = Statement::Dnat {
-            to: Destinations::new(&["10.43.0.10".parse().unwrap()], Family::V4).unwrap(),
-            ports: Arc::new(PortMap {
-                protocol: Protocol::Tcp,
-                ports,
-            }),
-        };
-        let rules = Rules {
-            family: TableFamily::Inet,
-            name: "svclb".into(),
-            flags: TableFlags::default(),
-            chains: vec![Chain {
-                name: "prerouting",
-                kind: Kind::Nat,
-                hook: Hook::Prerouting,
-                priority: priority::NAT_DST,
-                rules: vec![Rule {
-                    matches: Vec::new(),
-                    statements: vec![dnat],
-                }],
-            }],
-        };
-        match nftables::install(&rules).unwrap_err() {
+        match nftables::install(&to_one(&[&ports])).unwrap_err() {
             // By the kernel's version.
             Error::Refused {
                 object: "set elements",

@@ -126,6 +126,8 @@ pub(super) struct Batch<'a> {
 }
 
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
+/// A second one of the same name would not be refused otherwise, but put into the first.
+const CREATE_ONCE: u16 = CREATE | libc::NLM_F_EXCL as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
 
 impl<'a> Batch<'a> {
@@ -175,7 +177,7 @@ impl<'a> Batch<'a> {
     /// A base chain: its type (`filter`, `nat`), its hook (`NF_INET_*`) and its priority there.
     pub(super) fn add_chain(&mut self, name: &str, kind: &str, hook: c_int, priority: i32) {
         let table = self.table;
-        self.push(libc::NFT_MSG_NEWCHAIN, CREATE, |a| {
+        self.push(libc::NFT_MSG_NEWCHAIN, CREATE_ONCE, |a| {
             a.text(NFTA_CHAIN_TABLE, table)
                 .text(NFTA_CHAIN_NAME, name)
                 .nest(NFTA_CHAIN_HOOK, |a| {
@@ -210,7 +212,7 @@ impl<'a> Batch<'a> {
     ) -> u32 {
         self.sets += 1;
         let (table, id) = (self.table, self.sets);
-        self.push(libc::NFT_MSG_NEWSET, CREATE, |a| {
+        self.push(libc::NFT_MSG_NEWSET, CREATE_ONCE, |a| {
             a.text(NFTA_SET_TABLE, table)
                 .text(NFTA_SET_NAME, set.name)
                 .be32(NFTA_SET_FLAGS, set.flags as u32)
