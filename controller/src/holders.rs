@@ -132,3 +132,6 @@ impl Search {
         self.answers < 2 && !self.found.iter().flatten().any(stays)
     }
 }
+
+#[cfg(test)]
+mod tests;
