@@ -2,6 +2,7 @@
 //! answers that a client outside the cluster gets at every node's address.
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -116,7 +117,7 @@ fn tour(cluster: &Cluster, progress: &Progress) -> Result<()> {
     }
 
     heading(progress, 6, "The cluster stays up for you")?;
-    println!(
+    say(&format!(
         r#"
     make kubectl ARGS="get svc -A"
     make kubectl ARGS="describe service web"
@@ -140,27 +141,28 @@ fn tour(cluster: &Cluster, progress: &Progress) -> Result<()> {
                 .copied()
                 .context("a node has no address")?
         )
-    );
+    ));
     Ok(())
 }
 
 /// Begins a part of the tour, unless somebody has asked to give up.
 fn heading(progress: &Progress, number: usize, text: &str) -> Result<()> {
     progress.check()?;
-    println!("\n=== {number}. {text}\n");
+    say(&format!("\n=== {number}. {text}\n"));
     Ok(())
 }
 
+/// Nobody may be there to read it any more; the tour goes on all the same.
 fn say(text: &str) {
-    println!("{text}");
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// Shows the command as a person would type it, and what it prints.
 fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<()> {
-    println!("$ kubectl {}", arguments.join(" "));
+    say(&format!("$ kubectl {}", arguments.join(" ")));
     let status = cluster.kubectl_command().args(arguments).status()?;
     ensure!(status.success(), "`kubectl {}` failed", arguments.join(" "));
-    println!();
+    say("");
     Ok(())
 }
 
@@ -178,7 +180,7 @@ fn build_images() -> Result<()> {
 
 fn ask_until_all_answer(client: &Host, address: IpAddr) -> Result<()> {
     let url = format!("http://{}/", url_host(address));
-    println!("client$ curl {url}");
+    say(&format!("client$ curl {url}"));
     // kube-proxy brings its rules up to date once a second at most.
     wait::until(&format!("an answer at {url}"), PATIENCE, || {
         curl(client, &url)
@@ -186,7 +188,7 @@ fn ask_until_all_answer(client: &Host, address: IpAddr) -> Result<()> {
     let mut pods = BTreeSet::new();
     for request in 1..=MOST_REQUESTS {
         let answer = curl(client, &url).map_err(anyhow::Error::msg)?;
-        println!("  {answer}");
+        say(&format!("  {answer}"));
         pods.extend(
             answer
                 .split(' ')
@@ -194,7 +196,9 @@ fn ask_until_all_answer(client: &Host, address: IpAddr) -> Result<()> {
                 .map(str::to_owned),
         );
         if pods.len() == REPLICAS {
-            println!("  all {REPLICAS} replicas have answered within {request} requests\n");
+            say(&format!(
+                "  all {REPLICAS} replicas have answered within {request} requests\n"
+            ));
             return Ok(());
         }
     }

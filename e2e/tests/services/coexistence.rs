@@ -110,7 +110,7 @@ pub(crate) fn servicelb_goes(space: &Space<'_>) -> Result<()> {
     publish_as_another(space, "web", &addresses)?;
     let mut flows = Vec::new();
     for address in &addresses {
-        traffic::ask_patiently(&world.client(), *address, PORT + 2)?;
+        traffic::await_answer(world.cluster(), *address, PORT + 2)?;
         flows.push(Flow::http(&world.client(), *address, PORT + 2));
     }
     let watched = space.watch_addresses("web");

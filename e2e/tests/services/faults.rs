@@ -293,7 +293,7 @@ fn api_server_away(space: &Space<'_>, time: Duration) -> Result<Vec<traffic::Rec
         .filter(|address| addresses.contains(address))
         .collect();
     for address in &asked {
-        traffic::ask_patiently(&world.client(), *address, PORT + 21)?;
+        traffic::await_answer(world.cluster(), *address, PORT + 21)?;
     }
     let watched = space.watch_addresses("web");
     let flows: Vec<Flow> = asked
@@ -343,7 +343,7 @@ pub(crate) fn everything_restarts_under_traffic(space: &Space<'_>) -> Result<()>
     let pods = space.expect_ready_pods("web", &cluster.nodes())?;
     let mut flows = Vec::new();
     for address in world.ipv4() {
-        traffic::ask_patiently(&world.client(), address, PORT + 22)?;
+        traffic::await_answer(cluster, address, PORT + 22)?;
         flows.push(Flow::http(&world.client(), address, PORT + 22));
     }
     let watched = space.watch_addresses("web");

@@ -51,7 +51,7 @@ pub(crate) fn kube_proxys_path_is_not_interrupted(space: &Space<'_>) -> Result<(
     space.load_balancer("web", json!({"ports": [web(8043)]}))?;
     space.expect_addresses("web", &space.world.ipv4())?;
     for address in space.world.ipv4() {
-        traffic::ask_patiently(&client, address, 8043)?;
+        traffic::await_answer(space.world.cluster(), address, 8043)?;
     }
     let flows: Vec<Flow> = space
         .world
@@ -91,7 +91,7 @@ pub(crate) fn the_pods_path_comes_back(space: &Space<'_>) -> Result<()> {
         json!({"ports": [web(8045), udp]}),
     )?;
     space.expect_mode("own", &space.world.ipv4(), "Proxy")?;
-    traffic::ask_patiently(&client, address, 8045)?;
+    traffic::await_answer(space.world.cluster(), address, 8045)?;
     traffic::ask_udp(&client, address, 8046)?;
     let old = pod_on(space, &node.name())?.context("no svclb pod")?;
 
@@ -146,7 +146,7 @@ pub(crate) fn a_port_that_another_has(space: &Space<'_>) -> Result<()> {
         space.load_balancer(service, json!({"ports": [web(port)]}))?;
         space.expect_addresses(service, &addresses)?;
         for address in &addresses {
-            traffic::ask_patiently(&client, *address, port)?;
+            traffic::await_answer(space.world.cluster(), *address, port)?;
         }
     }
 

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use svclb_e2e::{Host, wait};
+use svclb_e2e::{Cluster, Host, wait};
 
 use crate::world::PATIENCE;
 
@@ -45,6 +45,13 @@ pub(crate) fn ask_patiently(from: &Host, address: IpAddr, port: u16) -> Result<A
     Ok(wait::until(&expected, PATIENCE, || {
         ask(from, address, port)
     })?)
+}
+
+/// Waits until there is an answer, for a `Flow` of the client's to begin. Another host asks: an attempt before
+/// kube-proxy has its rules stays in the node's connection tracking for two minutes, with nobody behind it, and
+/// the flow would lose the request that comes from the same source port.
+pub(crate) fn await_answer(cluster: &Cluster, address: IpAddr, port: u16) -> Result<()> {
+    ask_patiently(&cluster.control_plane(), address, port).map(drop)
 }
 
 /// Asks until so many pods have answered, and returns their names.
