@@ -21,6 +21,7 @@ const MOST_REQUESTS: usize = 80;
 
 /// Gives the tour on the cluster that is up already, or on a new one.
 pub(crate) fn run(options: &Options, progress: &Progress) -> Result<()> {
+    ensure!(options.nodes > 0, "the tour needs a node");
     heading(
         progress,
         1,

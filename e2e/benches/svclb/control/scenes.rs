@@ -1,6 +1,7 @@
 //! What is done to Services, endpoints and nodes, and how long each consequence takes to show.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -183,32 +184,60 @@ pub(super) fn end_local(bed: &Bed<'_>, observer: &mut Observer, at: usize) -> Re
 /// The name of the Service that loses a node.
 pub(super) const STEADY: &str = "steady";
 
-/// Cuts a node off, and puts it back.
-pub(super) fn cut(bed: &Bed<'_>, observer: &mut Observer, node: usize) -> Result<Durations> {
-    let host = bed.cluster.node(node);
-    let (name, address) = (host.name(), bed.addresses()?[node - 1].to_string());
-    let begun = begin(observer);
-    host.cut()?;
+/// Cuts nodes off, and puts them back.
+pub(super) fn cut(
+    bed: &Bed<'_>,
+    observer: &mut Observer,
+    nodes: RangeInclusive<usize>,
+) -> Result<Durations> {
+    begin(observer);
+    let mut cut = Vec::new();
+    for node in nodes {
+        let host = bed.cluster.node(node);
+        let begun = Instant::now();
+        host.cut()?;
+        cut.push((node, host, begun));
+    }
+    let seen: Result<Vec<_>> = cut
+        .iter()
+        .map(|(node, host, begun)| {
+            let (gone, unknown) = gone(bed, observer, *node, &host.name())?;
+            // The write that follows a change of a node may overtake the node's own event on its way here.
+            let share = gone.saturating_duration_since(unknown);
+            Ok([
+                (Measured::NodeCut, gone - *begun),
+                (Measured::NodeShare, share),
+            ])
+        })
+        .collect();
+    begin(observer);
+    for (_, host, _) in &cut {
+        host.heal()?;
+    }
+    addresses(observer, STEADY, bed.addresses()?.len())?;
+    Ok(seen?.into_iter().flatten().collect())
+}
+
+/// When a node's address was gone from status, and when the node was marked Unknown.
+fn gone(
+    bed: &Bed<'_>,
+    observer: &mut Observer,
+    node: usize,
+    name: &str,
+) -> Result<(Instant, Instant)> {
+    let address = bed.addresses()?[node - 1].to_string();
     let gone = observer.when("the cut node's address gone from status", |seen| {
         seen.is(Kind::Service, STEADY) && !seen.addresses().contains(&address.as_str())
-    });
+    })?;
     let unknown = observer.when("the cut node Unknown", |seen| {
         let conditions = seen.object["status"]["conditions"].as_array();
         let is_unknown = |condition: &serde_json::Value| {
             condition["type"] == "Ready" && condition["status"] == "Unknown"
         };
-        seen.is(Kind::Node, &name)
+        seen.is(Kind::Node, name)
             && conditions.is_some_and(|conditions| conditions.iter().any(is_unknown))
-    });
-    begin(observer);
-    host.heal()?;
-    addresses(observer, STEADY, bed.addresses()?.len())?;
-    let (gone, unknown) = (gone?, unknown?);
-    // The write that follows a change of a node may overtake the node's own event on its way here.
-    Ok(vec![
-        (Measured::NodeCut, gone - begun),
-        (Measured::NodeShare, gone.saturating_duration_since(unknown)),
-    ])
+    })?;
+    Ok((gone, unknown))
 }
 
 fn begin(observer: &mut Observer) -> Instant {
