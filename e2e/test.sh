@@ -53,7 +53,7 @@ step "packages, Kubernetes, images" prepare
 # shellcheck disable=SC2046
 {
   step "svclb-pod: packets between namespaces" cargo_test $(tests_of svclb-pod)
-  step "svclb-pod: fuzzing, 20 s a target" svclb-pod/fuzz/run.sh 20
+  step "svclb-pod: fuzzing, 10 s a target" svclb-pod/fuzz/run.sh 10
   step "controller: a real API server" cargo_test $(tests_of controller)
   step "whole clusters" cargo_test $(tests_of e2e)
 }
