@@ -1,7 +1,8 @@
 //! Interleaved runs of the sides that are compared, and what a series of measurements says.
 //!
 //! The machines are shared and noisy: a slow minute must fall on all sides alike, so every round
-//! runs every side once, and each round begins with another one.
+//! runs every side once. Rounds differ in their order, so that no side always comes after the same one,
+//! which leaves it connections that the kernel has yet to forget, and caches.
 
 use std::time::{Duration, Instant};
 
@@ -29,12 +30,31 @@ pub(crate) fn interleave<T>(rounds: Rounds, sides: &mut [Side<'_, T>]) -> Result
         if round >= rounds.at_least && begun.elapsed() > rounds.budget {
             break;
         }
-        for turn in 0..sides.len() {
-            let side = (round + turn) % sides.len();
+        for side in order(round, sides.len()) {
             series[side].push(sides[side]()?);
         }
     }
     Ok(series)
+}
+
+/// The order of a round: every side once, each so many after the one before, and from round to round
+/// by another step.
+fn order(round: usize, sides: usize) -> impl Iterator<Item = usize> {
+    // A step that shares no factor with the number of sides meets them all.
+    let steps: Vec<usize> = (1..=sides)
+        .filter(|step| divisor(*step, sides) == 1)
+        .collect();
+    let step = steps.get(round % steps.len().max(1)).copied().unwrap_or(1);
+    (0..sides).map(move |turn| (round + turn * step) % sides)
+}
+
+/// The greatest common one.
+fn divisor(one: usize, other: usize) -> usize {
+    if other == 0 {
+        one
+    } else {
+        divisor(other, one % other)
+    }
 }
 
 /// A series of measurements of one quantity, sorted.
