@@ -14,7 +14,10 @@ use crate::{iptables, nftables};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel lets this process change no rules at all.
-    #[error("not allowed to change the network's rules; the container needs CAP_NET_ADMIN")]
+    #[error(
+        "not allowed to change the network's rules; the container lacks CAP_NET_ADMIN, or its seccomp \
+         profile forbids it"
+    )]
     NotPermitted(#[source] Box<Error>),
     /// nf_tables did not work, and nothing else was to be tried.
     #[error("cannot use nf_tables")]
@@ -97,23 +100,35 @@ pub fn install(rules: &Rules, asked_for: Option<Backend>) -> Result<Installed, E
 pub fn remove_from_the_other(rules: &Rules, used: Backend) -> Result<(), Error> {
     match used {
         Backend::Nftables => iptables::remove(&rules.name).map_err(Error::Iptables),
-        Backend::Iptables => match nftables::remove(rules) {
-            // What cannot even be asked now was not used before.
-            Err(error @ nftables::Error::Unreachable(_)) if is_refusal(error) => Ok(()),
-            result => result.map_err(Error::Nftables),
-        },
+        Backend::Iptables if is_there_by_nftables(rules)? => {
+            nftables::remove(rules).map_err(Error::Nftables)
+        }
+        Backend::Iptables => Ok(()),
     }
 }
 
-/// Whether the rules are in place, with the backend asked for or else with either.
+/// Whether the rules are in place, with the backend asked for or else with either, and the other one
+/// holds nothing of that name.
 pub fn in_place(rules: &Rules, asked_for: Option<Backend>) -> Result<bool, Error> {
-    let by_iptables = || iptables::in_place(rules).map_err(Error::Iptables);
+    let by_iptables =
+        || Ok(iptables::in_place(rules).map_err(Error::Iptables)? && !is_there_by_nftables(rules)?);
     if asked_for == Some(Backend::Iptables) {
         return by_iptables();
     }
     match nftables::in_place(rules) {
+        Ok(true) => iptables::is_there(&rules.name)
+            .map(|is_there| !is_there)
+            .map_err(Error::Iptables),
         Ok(false) if asked_for.is_none() => by_iptables(),
         Err(error) if asked_for.is_none() && is_refusal(error) => by_iptables(),
+        result => result.map_err(Error::Nftables),
+    }
+}
+
+fn is_there_by_nftables(rules: &Rules) -> Result<bool, Error> {
+    match nftables::is_there(rules) {
+        // What cannot be asked holds nothing that could have been put there.
+        Err(error) if is_refusal(error) => Ok(false),
         result => result.map_err(Error::Nftables),
     }
 }

@@ -122,14 +122,13 @@ pub fn forget_stale(config: &Config, families: &[Family]) -> Result<usize, netli
     if count(&socket)? == 0 {
         return Ok(0);
     }
-    let mut stale = Vec::new();
     let all = Requests::one(
         ctnetlink(IPCTNL_MSG_CT_GET),
         DUMP,
         &nfnetlink::header(libc::AF_UNSPEC, 0),
         |_| {},
     );
-    socket.exchange(&all, &mut |message| {
+    let stale = socket.list(&all, &mut |message, stale: &mut Vec<Connection>| {
         let connection = Connection::parse(&message);
         stale.extend(connection.filter(|connection| connection.is_stale(config, families)));
     })?;

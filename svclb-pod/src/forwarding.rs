@@ -43,8 +43,10 @@ const WHAT_TO_DO: &str = "give the container CAP_NET_ADMIN, or the pod the sysct
 /// Why nothing can be forwarded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The interfaces cannot be listed.
-    #[error("cannot list the network interfaces")]
+    /// The interfaces cannot be listed, which takes no capability.
+    #[error(
+        "cannot list the network interfaces; the container's seccomp profile has to allow netlink sockets"
+    )]
     List(#[source] netlink::Error),
     /// The kernel does not let IPv4 forwarding be set.
     #[error("IPv4 forwarding of interface {index} is off and cannot be switched on; {WHAT_TO_DO}")]
@@ -118,10 +120,9 @@ impl State {
     /// Asks the kernel.
     pub fn read() -> Result<Self, Error> {
         let socket = open()?;
-        let mut interfaces = Vec::new();
         let all = Requests::one(libc::RTM_GETLINK, DUMP, &ifinfomsg(0), |_| {});
-        socket
-            .exchange(&all, &mut |message| {
+        let interfaces = socket
+            .list(&all, &mut |message, interfaces| {
                 interfaces.extend(Interface::parse(&message))
             })
             .map_err(Error::List)?;

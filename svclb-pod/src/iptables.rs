@@ -182,13 +182,22 @@ pub fn in_place(rules: &Rules) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Whether there is any chain of the rules of that name.
+pub fn is_there(name: &str) -> Result<bool, Error> {
+    for table in tables_set_up() {
+        match table.has(&Ours::nothing(name)) {
+            Ok(true) | Err(Error::Missing { .. }) => {}
+            Ok(false) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
 /// Takes away the chains of the rules of that name, if there are any. `nat` goes before `filter`,
 /// so that nothing is forwarded unfiltered.
 pub fn remove(name: &str) -> Result<(), Error> {
-    let tables = Family::ALL
-        .into_iter()
-        .flat_map(|family| [Kind::Nat, Kind::Filter].map(|kind| KernelTable::new(kind, family)));
-    let tables: Vec<_> = tables.filter(|table| table.is_set_up()).collect();
+    let tables: Vec<_> = tables_set_up().collect();
     if tables.is_empty() {
         return Ok(());
     }
@@ -200,6 +209,14 @@ pub fn remove(name: &str) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// `nat` before `filter`.
+fn tables_set_up() -> impl Iterator<Item = KernelTable> {
+    let tables = Family::ALL
+        .into_iter()
+        .flat_map(|family| [Kind::Nat, Kind::Filter].map(|kind| KernelTable::new(kind, family)));
+    tables.filter(|table| table.is_set_up())
 }
 
 /// The entries of a table that holds nothing but what these rules put into it: [`install`] without a

@@ -13,6 +13,7 @@ pub mod iptables;
 pub mod netlink;
 mod nfnetlink;
 pub mod nftables;
+pub mod output;
 pub mod ranges;
 pub mod report;
 pub mod rules;

@@ -8,17 +8,18 @@
 
 use std::env;
 use std::error::Error;
-use std::ffi::{CString, c_char, c_int};
-use std::io::Write;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::execv;
+use nix::unistd::execve;
 use svclb_pod::backend::{self, Installed, one_line};
 use svclb_pod::config::{Config, Family};
 use svclb_pod::conntrack;
 use svclb_pod::forwarding::{self, State};
+use svclb_pod::output;
 use svclb_pod::report::{self, Milliseconds};
 use svclb_pod::rules::Rules;
 use svclb_pod::signals;
@@ -51,8 +52,6 @@ Exit codes: 0 done, or all in place; 2 the environment is not valid; 1 everythin
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
-const BLOCKING: &str = "cannot block signals";
-
 /// How the process ends.
 #[derive(Clone, Copy)]
 enum ExitCode {
@@ -72,6 +71,10 @@ extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
 }
 
 fn start() -> ExitCode {
+    // First of all: PID 1 does not even get a signal that is neither blocked nor asked for.
+    if let Err(error) = signals::block() {
+        return fail("cannot block signals", &error);
+    }
     let started = Instant::now();
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
@@ -85,16 +88,16 @@ fn start() -> ExitCode {
         [Some("--help" | "-h" | "help")] => say(HELP),
         [Some("--version" | "-V")] => say(concat!("svclb-pod ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {
-            eprint!("svclb-pod: unknown arguments\n\n{HELP}");
+            output::write(
+                io::stderr(),
+                &format!("svclb-pod: unknown arguments\n\n{HELP}"),
+            );
             ExitCode::Failure
         }
     }
 }
 
 fn run(started: Instant) -> ExitCode {
-    if let Err(error) = signals::block() {
-        return fail(BLOCKING, &error);
-    }
     match config().and_then(|config| forward(&config, started)) {
         // What is installed lives on until this program ends, see `Installed`.
         Ok(_installed) => sleep_anew(),
@@ -104,22 +107,20 @@ fn run(started: Instant) -> ExitCode {
 
 /// What a Service gets whose ports kube-proxy alone can forward: the pod keeps others from them.
 fn hold() -> ExitCode {
-    if let Err(error) = signals::block() {
-        return fail(BLOCKING, &error);
-    }
     say("the hostPorts are held, and nothing is forwarded\n");
     sleep()
 }
 
 /// Starts this program anew, in the same process, to sleep. It may sleep for months, and whatever memory
-/// the rules took, an allocator never gives all of it back. Signals stay blocked, and those that have come
-/// stay there; sockets do not, so a table that one of them owns would not live on.
+/// the rules took, an allocator never gives all of it back; nor does it need the environment any more.
+/// Signals stay blocked, and those that have come stay there; sockets do not, so a table that one of them
+/// owns would not live on.
 fn sleep_anew() -> ExitCode {
     let program = env::current_exe().ok();
     let program = program.and_then(|path| CString::new(path.into_os_string().into_vec()).ok());
     if let Some(program) = program {
         // Comes back only if it did not work, and then this one sleeps just as well.
-        let _ = execv(&program, &[program.as_c_str(), c"sleep"]);
+        let _ = execve::<_, &CStr>(&program, &[program.as_c_str(), c"sleep"], &[]);
     }
     sleep()
 }
@@ -150,20 +151,19 @@ fn forward(config: &Config, started: Instant) -> Result<Installed, ExitCode> {
         log += &format!("nf_tables is not to be had here: {}\n", one_line(error));
     }
     log += &format!("rules in place by {backend} after {took}\n");
+    // Before the log, which somebody may be slow to read.
+    let forgotten = conntrack::forget_stale(config, &families)
+        .or_else(|_| conntrack::forget_stale(config, &families));
+    if let Ok(count @ 1..) = forgotten {
+        log += &format!("UDP connections from before these rules, forgotten: {count}\n");
+    }
     say(&log);
-
-    // This keeps no new connection from being forwarded.
-    match conntrack::forget_stale(config, &families) {
-        Ok(0) => {}
-        Ok(count) => {
-            say(&format!(
-                "UDP connections from before these rules, forgotten: {count}\n"
-            ));
-        }
-        Err(error) => complain(
+    if let Err(error) = forgotten {
+        // This keeps no new connection from being forwarded.
+        complain(
             "cannot forget UDP connections from before these rules",
             &error,
-        ),
+        );
     }
     Ok(installed)
 }
@@ -180,7 +180,7 @@ fn check(started: Instant) -> ExitCode {
             Err(error) => one_line(&*error),
         };
         if started.elapsed() >= PATIENCE {
-            eprintln!("svclb-pod: {why_not}");
+            say_why(&why_not);
             return ExitCode::Failure;
         }
         thread::sleep(PAUSE);
@@ -215,7 +215,7 @@ fn allow_ipv6_forwarding() -> ExitCode {
 
 fn config() -> Result<Config, ExitCode> {
     Config::parse(|variable| env::var_os(variable)).map_err(|error| {
-        eprintln!("svclb-pod: {error}");
+        say_why(&error.to_string());
         ExitCode::Environment
     })
 }
@@ -225,7 +225,7 @@ fn families(config: &Config) -> Result<(State, Vec<Family>), ExitCode> {
     let state = State::read().map_err(|error| fail("cannot forward", &error))?;
     let (here, missing) = split(config, &state);
     if here.is_empty() {
-        eprintln!("svclb-pod: {}", no_family());
+        say_why(&no_family());
         return Err(ExitCode::Failure);
     }
     for family in missing {
@@ -248,8 +248,7 @@ fn no_family() -> String {
 }
 
 fn say(text: &str) -> ExitCode {
-    // Nobody may be listening; the rules matter more.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    output::write(io::stdout(), text);
     ExitCode::Success
 }
 
@@ -268,7 +267,10 @@ fn fail(action: &str, error: &(dyn Error + 'static)) -> ExitCode {
 }
 
 fn complain(action: &str, error: &(dyn Error + 'static)) {
-    // One write, so that lines of several processes do not mix.
-    let line = format!("svclb-pod: {action}: {}\n", one_line(error));
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    say_why(&format!("{action}: {}", one_line(error)));
+}
+
+fn say_why(line: &str) {
+    // In one piece, so that lines of several processes do not mix.
+    output::write(io::stderr(), &format!("svclb-pod: {line}\n"));
 }

@@ -53,12 +53,13 @@ pub fn install(rules: &Rules) -> Result<Socket, Error> {
 
 /// Takes away the table of these rules, if there is one.
 pub fn remove(rules: &Rules) -> Result<(), Error> {
-    let socket = open()?;
-    let is_there = held::is_there(&socket, encode::table_family(rules.family), &rules.name);
-    if is_there.map_err(Error::Unreachable)? {
-        commit(&socket, &encode::remove(rules.family, &rules.name))?;
-    }
-    Ok(())
+    commit(&open()?, &encode::remove(rules.family, &rules.name))
+}
+
+/// Whether there is a table of that family and name, whatever it holds.
+pub fn is_there(rules: &Rules) -> Result<bool, Error> {
+    let family = encode::table_family(rules.family);
+    held::is_there(&open()?, family, &rules.name).map_err(Error::Unreachable)
 }
 
 /// Whether the kernel holds these rules under their name, and nothing else.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::sys;
 
@@ -20,6 +21,11 @@ pub fn block() -> Result<(), Errno> {
 /// Waits for one of them.
 pub fn wait() -> Result<(), Errno> {
     ending().wait().map(drop)
+}
+
+/// Can be read from while one of them has come and is not waited for yet.
+pub(crate) fn watch() -> Result<SignalFd, Errno> {
+    SignalFd::with_flags(&ending(), SfdFlags::SFD_CLOEXEC)
 }
 
 /// Waits for one of them, but not longer than this; tells whether one came.

@@ -124,6 +124,25 @@ fn flags_are_compared() {
 }
 
 #[test]
+fn a_rule_that_means_the_opposite_is_no_rule_of_ours() {
+    in_network_namespace(|| {
+        let rules = Rules {
+            flags: TableFlags::default(),
+            ..owned()
+        };
+        nftables::install(&rules).unwrap();
+        for (source, in_place) in [("@near4", true), ("!= @near4", false)] {
+            assert!(nft("flush chain ip svclb-host early"));
+            for rest in ["counter", "ct direction reply counter accept"] {
+                let rule = format!("ip saddr {source} {rest}");
+                assert!(nft(&format!("add rule ip svclb-host early {rule}")));
+            }
+            assert_eq!(nftables::in_place(&rules).unwrap(), in_place, "{source}");
+        }
+    });
+}
+
+#[test]
 fn what_legacy_xtables_has_no_words_for_is_refused_there() {
     in_network_namespace(|| {
         let mut rules = owned();

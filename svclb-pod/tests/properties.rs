@@ -74,18 +74,28 @@ fn addresses() -> Vec<IpAddr> {
     addresses
 }
 
-/// As many forwards and ranges as asked for; no two ranges touch.
-fn rules(forwards: u16, ranges: u16) -> Rules {
+/// As many forwards, and of each family as many ranges and destinations, as asked for; no two ranges
+/// touch.
+fn rules(forwards: u16, ranges: u16, destinations: u16) -> Rules {
     let forwards: Vec<_> = (1..=forwards)
         .map(|port| format!("tcp/{port}={port}"))
         .collect();
     let ranges: Vec<_> = (0..ranges)
-        .map(|n| format!("10.{}.{}.0/25", n / 256, n % 256))
+        .flat_map(|n| {
+            let [high, low] = n.to_be_bytes();
+            [format!("10.{high}.{low}.0/25"), format!("fd00:{n:x}::/64")]
+        })
+        .collect();
+    let destinations: Vec<_> = (0..destinations)
+        .flat_map(|n| {
+            let [high, low] = n.to_be_bytes();
+            [format!("10.43.{high}.{low}"), format!("fd00:43::{n:x}")]
+        })
         .collect();
     let config = Config::parse(|variable| {
         let value = match variable {
             "SVCLB_FORWARDS" => forwards.join(","),
-            "DEST_IPS" => "10.43.0.10".into(),
+            "DEST_IPS" => destinations.join(","),
             "SRC_RANGES" => ranges.join(","),
             _ => return None,
         };
@@ -93,12 +103,12 @@ fn rules(forwards: u16, ranges: u16) -> Rules {
     });
     Rules::new(
         &config.unwrap_or_else(|error| panic!("{error}")),
-        &[Family::V4],
+        &Family::ALL,
     )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn merged_ranges_hold_what_the_networks_held(cidrs in vec(cidr(), 1..24)) {
@@ -121,12 +131,22 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    // Of these, each is about much.
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
     #[test]
-    fn long_lists_are_split_and_complete(forwards in 1..6000u16, ranges in 1..3000u16) {
+    fn long_lists_are_split_and_complete(
+        forwards in 1..6000u16,
+        ranges in 1..3000u16,
+        destinations in 2..3000u16,
+    ) {
         // NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM, and NFTA_SET_ELEM_LIST_ELEMENTS
         const NEW_ELEMENTS: u16 = 10 << 8 | 12;
         const ELEMENTS: u16 = 3;
-        let rules = rules(forwards, ranges);
+        let rules = rules(forwards, ranges, destinations);
         let messages = wire::read_netlink(nftables::replace(&rules).bytes());
         let lists: Vec<_> = messages.iter()
             .filter(|message| message.kind == NEW_ELEMENTS)
@@ -134,17 +154,20 @@ proptest! {
             .map(|list| list.held.len())
             .collect();
         // A range has a first element and one after its last address.
-        prop_assert_eq!(lists.iter().sum::<usize>(), usize::from(forwards) + 2 * usize::from(ranges));
+        let of_a_family = 2 * usize::from(ranges) + usize::from(destinations);
+        prop_assert_eq!(lists.iter().sum::<usize>(), usize::from(forwards) + 2 * of_a_family);
         prop_assert!(lists.iter().all(|list| *list <= nftables::ELEMENTS_PER_MESSAGE));
     }
 
     #[test]
     fn tables_are_complete(forwards in 1..3000u16, ranges in 1..3000u16) {
-        let rules = rules(forwards, ranges);
-        for (kind, wanted) in [(Kind::Filter, forwards + ranges), (Kind::Nat, forwards)] {
-            let entries = iptables::encode(&rules, kind, Family::V4);
-            let entries = entries.unwrap_or_else(|| panic!("too long"));
-            prop_assert!(wire::read_xtables(Family::V4, &entries) > usize::from(wanted));
+        let rules = rules(forwards, ranges, 1);
+        for family in Family::ALL {
+            for (kind, wanted) in [(Kind::Filter, forwards + ranges), (Kind::Nat, forwards)] {
+                let entries = iptables::encode(&rules, kind, family);
+                let entries = entries.unwrap_or_else(|| panic!("too long"));
+                prop_assert!(wire::read_xtables(family, &entries) > usize::from(wanted));
+            }
         }
     }
 }

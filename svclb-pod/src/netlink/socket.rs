@@ -18,6 +18,9 @@ const DATAGRAM: usize = 8192;
 /// everywhere, and the kernel's own share comes off it).
 const USUAL_SEND_BUFFER: usize = 128 << 10;
 
+/// How often a list is asked for that changes while the kernel sends it.
+const LISTINGS: usize = 10;
+
 /// Why the kernel did not do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -117,10 +120,34 @@ impl Socket {
         }
     }
 
+    /// What `each` makes of the objects that the kernel lists.
+    pub fn list<T>(
+        &self,
+        request: &Requests,
+        each: &mut dyn FnMut(Message<'_>, &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
+        until_unchanged(|| {
+            let mut objects = Vec::new();
+            self.exchange(request, &mut |message| each(message, &mut objects))?;
+            Ok(objects)
+        })
+    }
+
     /// Sends requests of which the last asks for an acknowledgement, and waits for it.
     pub fn commit(&self, requests: &Requests) -> Result<(), Error> {
         self.exchange(requests, &mut |_| {})
     }
+}
+
+/// Lists anew if the objects changed meanwhile, a few times.
+pub(super) fn until_unchanged<T>(mut list: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    for _ in 1..LISTINGS {
+        match list() {
+            Err(Error::Changed) => {}
+            result => return result,
+        }
+    }
+    list()
 }
 
 /// `NLM_F_DUMP_INTR` in linux/netlink.h.

@@ -91,3 +91,19 @@ fn an_attribute_that_is_too_long_does_not_wrap_around() {
     });
     assert_eq!(number(request.bytes(), 16), Some(u16::MAX.to_ne_bytes()));
 }
+
+#[test]
+fn a_list_that_changed_meanwhile_is_asked_for_anew_but_not_for_ever() {
+    let mut asked = 0;
+    let listed = socket::until_unchanged(|| {
+        asked += 1;
+        if asked < 3 {
+            Err(Error::Changed)
+        } else {
+            Ok(asked)
+        }
+    });
+    assert_eq!(listed, Ok(3));
+    let always: Result<(), _> = socket::until_unchanged(|| Err(Error::Changed));
+    assert_eq!(always, Err(Error::Changed));
+}

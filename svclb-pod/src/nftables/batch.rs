@@ -13,7 +13,7 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 
 /// Elements in one message: a list of them is an attribute, so it has to stay below 64 KiB, and the
-/// longest element (the start of an IPv6 range, or its end) takes 36 bytes.
+/// longest element (an IPv6 destination and its number) takes 40 bytes.
 pub const ELEMENTS_PER_MESSAGE: usize = 1000;
 
 pub(super) const NFTA_LIST_ELEM: u16 = 1;

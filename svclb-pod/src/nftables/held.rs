@@ -3,7 +3,7 @@
 //!
 //! The transaction itself is the yardstick: each object that it makes has to be there, with every
 //! attribute that it was made with. What the kernel adds of its own (handles, counters, defaults) does
-//! not matter.
+//! not matter; anything else that a rule's expression has beyond that does: it may mean the opposite.
 
 use nix::libc::{self, c_int};
 
@@ -13,11 +13,20 @@ use super::batch::{
     NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ID, NFTA_SET_NAME, NFTA_SET_TABLE,
     NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, nft_message,
 };
-use super::expressions::{NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LOOKUP_SET_ID};
+use super::expressions::{
+    NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LOOKUP_SET_ID, NFTA_NAT_REG_ADDR_MIN,
+    NFTA_NAT_REG_PROTO_MIN,
+};
 use crate::netlink::{
     self, Attribute, DUMP, Message, Requests, Socket, attributes, find, messages, number,
 };
 use crate::nfnetlink::{self, HEADER};
+
+const NFTA_NAT_REG_ADDR_MAX: u16 = 4;
+const NFTA_NAT_REG_PROTO_MAX: u16 = 6;
+const NFTA_NAT_FLAGS: u16 = 7;
+/// `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED` in linux/netfilter/nf_nat.h.
+const NAT_ADDRESS_AND_PORT: u32 = 1 | 1 << 1;
 
 /// The attributes of the objects of one table, each as the kernel or a transaction has them.
 #[derive(Debug, Default)]
@@ -60,8 +69,7 @@ pub(super) fn read(
             a.text(NFTA_SET_ELEM_LIST_TABLE, table)
                 .bytes(NFTA_SET_ELEM_LIST_SET, &name);
         });
-        let mut elements = Vec::new();
-        socket.exchange(&request, &mut |message| {
+        let mut elements = socket.list(&request, &mut |message, elements: &mut Elements| {
             elements.extend(elements_of(message))
         })?;
         elements.sort_unstable();
@@ -98,14 +106,12 @@ fn list(
     let request = Requests::one(nft_message(kind), DUMP, &header, |a| {
         a.text(table_attribute, table);
     });
-    let mut objects = Vec::new();
-    socket.exchange(&request, &mut |message| {
+    socket.list(&request, &mut |message, objects| {
         let name = find(message.attributes(HEADER), table_attribute).unwrap_or_default();
         if name.strip_suffix(&[0]) == Some(table.as_bytes()) {
             objects.push(message.payload.get(HEADER..).unwrap_or_default().to_vec());
         }
-    })?;
-    Ok(objects)
+    })
 }
 
 /// Whether `held` is what `transaction` makes, no less and no more.
@@ -221,7 +227,29 @@ fn has_expression(held: &[u8], wanted: &[u8]) -> bool {
     } else {
         nothing
     };
-    find(attributes(held), NFTA_EXPR_NAME) == name && has(data(held), data(wanted), left_out)
+    let (held_data, wanted_data) = (data(held), data(wanted));
+    find(attributes(held), NFTA_EXPR_NAME) == name
+        && has(held_data, wanted_data, left_out)
+        && attributes(held_data).all(|attribute| {
+            find(attributes(wanted_data), attribute.kind).is_some()
+                || is_added(name.unwrap_or_default(), attribute, wanted_data)
+        })
+}
+
+/// Whether the kernel tells this of an expression that was made without it: what it counted, the end of
+/// a range of registers that is its start, flags that say what else there is, and what is off.
+fn is_added(expression: &[u8], attribute: Attribute<'_>, wanted: &[u8]) -> bool {
+    let is = |other| find(attributes(wanted), other) == Some(attribute.value);
+    match (expression, attribute.kind) {
+        (b"counter\0", _) => true,
+        (b"nat\0", NFTA_NAT_REG_ADDR_MAX) => is(NFTA_NAT_REG_ADDR_MIN),
+        (b"nat\0", NFTA_NAT_REG_PROTO_MAX) => is(NFTA_NAT_REG_PROTO_MIN),
+        (b"nat\0", NFTA_NAT_FLAGS) => {
+            let flags = number(attribute.value, 0).map(u32::from_be_bytes);
+            flags.is_some_and(|flags| flags & !NAT_ADDRESS_AND_PORT == 0)
+        }
+        _ => attribute.value.iter().all(|&byte| byte == 0),
+    }
 }
 
 /// Whether there is every wanted attribute, `left_out` aside, and all that it holds.

@@ -1,21 +1,25 @@
 //! The process: PID 1 of an image that holds nothing else, its log, its end, and `check`.
 
 use std::fs;
+use std::io::pipe;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    CLIENT, Environment, Lab, Namespace, POD, PROGRAM, Pod, Server, ask_tcp, on_both_backends,
-    spawn, wait_until,
+    CLIENT, Environment, Lab, Namespace, PATIENCE, POD, PROGRAM, Pod, Server, ask_tcp,
+    on_both_backends, spawn, wait_until,
 };
 
 on_both_backends!(
     it_is_pid_1_of_an_image_with_nothing_else_and_ends_on_sigterm_and_sigint,
+    as_pid_1_it_ends_on_a_signal_at_any_moment,
+    nobody_reading_its_long_log_keeps_it_neither_from_forwarding_nor_from_its_end,
     the_rules_outlive_it,
     check_tells_whether_the_rules_are_those_of_the_environment,
     check_waits_for_rules_that_are_on_their_way,
@@ -31,16 +35,49 @@ fn environment(backend: &str) -> Environment {
     ])
 }
 
-/// A folder with nothing in it but the program, removed when dropped.
+/// A folder with nothing in it but the program and a place for `/proc`, removed when dropped.
 struct Image(PathBuf);
 
 impl Image {
     fn new(name: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        fs::create_dir_all(&folder).unwrap();
+        fs::create_dir_all(folder.join("proc")).unwrap();
         fs::copy(PROGRAM, folder.join("svclb-pod")).unwrap();
         Self(folder)
     }
+
+    /// Starts it as a container's first process, with a `/proc` as any container has it.
+    fn start(&self, lab: &Lab, environment: &Environment) -> Pod {
+        let script = "mount -t proc proc \"$0/proc\" && exec /usr/sbin/chroot \"$0\" /svclb-pod";
+        let mut command = environment.command("/usr/bin/unshare");
+        command
+            .args(["--mount", "/bin/sh", "-c", script])
+            .arg(&self.0);
+        let start = || {
+            // The next child of this thread is PID 1 of a new namespace, and becomes the program.
+            unshare(CloneFlags::CLONE_NEWPID).unwrap();
+            spawn(command)
+        };
+        Pod::of(lab.pod.run(start))
+    }
+}
+
+/// What it was called with.
+fn command_line(pod: &Pod) -> String {
+    fs::read_to_string(format!("/proc/{}/cmdline", pod.id())).unwrap()
+}
+
+fn status_line(pod: &Pod, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{}/status", pod.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().trim().into()
+}
+
+/// It blocks SIGPIPE with the signals that end it, which are not shown as blocked while it waits for
+/// them.
+fn minds_signals(pod: &Pod) -> bool {
+    let blocked = u64::from_str_radix(&status_line(pod, "SigBlk:"), 16).unwrap();
+    blocked >> (Signal::SIGPIPE as u32 - 1) & 1 == 1
 }
 
 impl Drop for Image {
@@ -51,24 +88,91 @@ impl Drop for Image {
 
 fn it_is_pid_1_of_an_image_with_nothing_else_and_ends_on_sigterm_and_sigint(backend: &str) {
     let lab = Lab::new();
-    let image = Image::new(backend);
+    let image = Image::new(&format!("image-{backend}"));
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut command = environment(backend).command("/usr/sbin/chroot");
-        command.arg(&image.0).arg("/svclb-pod");
-        let start = || {
-            // The next child of this thread is PID 1 of a new namespace; `chroot` becomes the program.
-            unshare(CloneFlags::CLONE_NEWPID).unwrap();
-            spawn(command)
-        };
-        let pod = Pod::of(lab.pod.run(start));
+        let pod = image.start(&lab, &environment(backend));
         pod.wait_for_log("rules in place by");
-        let status = fs::read_to_string(format!("/proc/{}/status", pod.id())).unwrap();
-        let pids = status
-            .lines()
-            .find(|line| line.starts_with("NSpid:"))
-            .unwrap();
+        wait_until("its start anew, to sleep", || {
+            command_line(&pod) == "/svclb-pod\0sleep\0"
+        });
+        let pids = status_line(&pod, "NSpid:");
         assert_eq!(pids.split_whitespace().last(), Some("1"), "{pids}");
+        let environment = fs::read(format!("/proc/{}/environ", pod.id())).unwrap();
+        assert_eq!(environment, b"", "it needs none to sleep");
         assert_eq!(pod.stop_by(signal).code(), Some(0), "after {signal}");
+    }
+}
+
+/// PID 1 does not get a signal that it neither blocks nor asks for, so one that comes while it is made
+/// anew would be lost if it were not blocked all the time.
+fn as_pid_1_it_ends_on_a_signal_at_any_moment(backend: &str) {
+    let lab = Lab::new();
+    let image = Image::new(&format!("moments-{backend}"));
+    for step in 0..32 {
+        let pod = image.start(&lab, &environment(backend));
+        // The shell before it blocks signals of its own now and then.
+        wait_until_soon("the program", || {
+            command_line(&pod).starts_with("/svclb-pod\0")
+        });
+        wait_until_soon("its minding of signals", || minds_signals(&pod));
+        thread::sleep(step * Duration::from_micros(250));
+        let signal = if step % 2 == 0 {
+            Signal::SIGTERM
+        } else {
+            Signal::SIGINT
+        };
+        assert_eq!(pod.stop_by(signal).code(), Some(0), "{signal} at {step}");
+    }
+    let pod = image.start(&lab, &environment(backend));
+    pod.wait_for_log("rules in place by");
+    assert_eq!(pod.stop().code(), Some(0));
+}
+
+/// `wait_until` without its pauses, which are longer than what is to be seen.
+fn wait_until_soon(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "{what} does not come about");
+        thread::sleep(Duration::from_micros(50));
+    }
+}
+
+fn nobody_reading_its_long_log_keeps_it_neither_from_forwarding_nor_from_its_end(backend: &str) {
+    let lab = Lab::new();
+    // More lines than fit into a pipe.
+    let forwards: Vec<_> = (1..=2000)
+        .map(|port| format!("tcp/{port}={port}"))
+        .collect();
+    let forwards = format!("SVCLB_FORWARDS={}", forwards.join(","));
+    let environment = environment(backend).with(&[&forwards]);
+    let command = environment.command(PROGRAM);
+    let pod = Pod::nobody_reads(lab.pod.run(|| spawn(command)));
+    wait_until("the rules", || {
+        environment.run(&lab.pod, &["check"]).status.success()
+    });
+    assert_eq!(command_line(&pod), format!("{PROGRAM}\0"), "not yet asleep");
+    assert_eq!(pod.stop().code(), Some(0));
+}
+
+#[test]
+fn nobody_to_read_what_it_says_changes_no_exit_code() {
+    let namespace = Namespace::new();
+    let nothing = Environment::default();
+    for (arguments, code) in [
+        ([].as_slice(), 2),
+        (&["check"], 2),
+        (&["--help"], 0),
+        (&["--verbose"], 1),
+    ] {
+        let mut command = nothing.command(PROGRAM);
+        command.args(arguments);
+        let status = namespace.run(|| {
+            let (reader, writer) = pipe().unwrap();
+            drop(reader);
+            command.stdout(writer.try_clone().unwrap()).stderr(writer);
+            command.status().unwrap()
+        });
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
     }
 }
 
@@ -87,8 +191,7 @@ fn the_rules_outlive_it(backend: &str) {
     Server::start(&lab, &[8080]);
     let pod = Pod::start(&lab.pod, &environment(backend));
     wait_until("its start anew, to sleep", || {
-        let command = fs::read_to_string(format!("/proc/{}/cmdline", pod.id())).unwrap();
-        command == format!("{PROGRAM}\0sleep\0")
+        command_line(&pod) == format!("{PROGRAM}\0sleep\0")
     });
     assert_eq!(pod.stop().code(), Some(0));
     assert!(
@@ -164,6 +267,23 @@ fn check_tells_whether_the_rules_are_those_of_the_environment(backend: &str) {
     wait_until("the rules", || check(&wanted, &lab.pod) == Some(0));
     lab.pod.sysctl("ipv4/conf/eth0/forwarding", "0");
     assert_eq!(check(&wanted, &lab.pod), Some(1), "without forwarding");
+    lab.pod.sysctl("ipv4/conf/eth0/forwarding", "1");
+    assert_eq!(check(&wanted, &lab.pod), Some(0));
+    // The other backend's would drop what these let through.
+    let (add, remove): (&[&str], &[&str]) = match backend {
+        "nftables" => (
+            &["iptables-legacy", "-N", "svclb-forward"],
+            &["iptables-legacy", "-X", "svclb-forward"],
+        ),
+        _ => (
+            &["nft", "add", "table", "inet", "svclb"],
+            &["nft", "delete", "table", "inet", "svclb"],
+        ),
+    };
+    lab.pod.output(add);
+    assert_eq!(check(&wanted, &lab.pod), Some(1), "twice");
+    lab.pod.output(remove);
+    assert_eq!(check(&wanted, &lab.pod), Some(0));
 }
 
 fn check_waits_for_rules_that_are_on_their_way(backend: &str) {
@@ -174,7 +294,7 @@ fn check_waits_for_rules_that_are_on_their_way(backend: &str) {
         let mut command = environment.command(PROGRAM);
         command.arg("check");
         let check = lab.pod.run(|| spawn(command));
-        std::thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
         let _pod = Pod::start(&lab.pod, &environment);
         check.wait_with_output().unwrap().status.success()
     });
@@ -190,13 +310,7 @@ fn it_ends_while_another_process_holds_the_iptables_tables() {
         let pod = Pod::of(lab.pod.run(|| spawn(command)));
         // From when it minds signals, all that it does is wait for the others: it ends for this or, in
         // the end, because it cannot have the tables, and then with another code.
-        wait_until("its minding of signals", || {
-            let status = fs::read_to_string(format!("/proc/{}/status", pod.id())).unwrap();
-            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-            let blocked = u64::from_str_radix(blocked.unwrap().trim(), 16).unwrap();
-            // It blocks this one with the others, which are not shown as blocked while it waits for them.
-            blocked >> (Signal::SIGPIPE as u32 - 1) & 1 == 1
-        });
+        wait_until("its minding of signals", || minds_signals(&pod));
         assert_eq!(pod.stop_by(signal).code(), Some(0), "after {signal}");
     }
 }

@@ -33,8 +33,8 @@ fn a_port_restarts_without_touching_the_one_beside_it(backend: &str) {
     let mut http = Pod::start(&lab.pod, &port(backend, 80, 8080));
     let _https = Pod::start(&lab.pod, &port(backend, 443, 8443));
     let download = Download::start(&lab.client, CLIENT[0], POD, 443);
-    let connections = Connections::start(&lab, CLIENT[0], POD, 443);
-    let itself = Connections::start(&lab, CLIENT[0], POD, 80);
+    let connections = Connections::tcp(&lab, CLIENT[0], POD, 443);
+    let itself = Connections::tcp(&lab, CLIENT[0], POD, 80);
     for restart in 0..12 {
         assert!(http.stop().success());
         let ranges = ["SRC_RANGES=0.0.0.0/0", "SRC_RANGES=192.0.2.0/24"][restart % 2];

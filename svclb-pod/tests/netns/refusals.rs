@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use crate::support::{
     CLIENT, Environment, Lab, Namespace, POD, PROGRAM, Pod, Server, ask_tcp, forbid_netlink,
-    forbid_xtables, on_both_backends,
+    forbid_setlink, forbid_xtables, on_both_backends,
 };
 
 on_both_backends!(
@@ -180,7 +180,17 @@ fn without_a_way_to_set_forwarding_it_ends() {
     let lab = Lab::new();
     let command = environment().command(PROGRAM);
     let command = forbid_netlink(command, NETLINK_ROUTE, Errno::EPERM);
-    assert_refusal(&run(&lab.pod, command), 1, &["cannot forward"]);
+    let said = ["cannot forward", "allow netlink sockets"];
+    assert_refusal(&run(&lab.pod, command), 1, &said);
+    // Where the interfaces can be listed, but not set.
+    lab.pod.sysctl("ipv4/conf/eth0/forwarding", "0");
+    let command = forbid_setlink(environment().command(PROGRAM), Errno::EPERM);
+    let said = [
+        "IPv4 forwarding of interface",
+        "give the container CAP_NET_ADMIN",
+        "net.ipv4.ip_forward=1",
+    ];
+    assert_refusal(&run(&lab.pod, command), 1, &said);
 }
 
 #[test]

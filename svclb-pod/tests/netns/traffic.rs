@@ -16,6 +16,7 @@ on_both_backends!(
     many_ports_go_each_to_its_own,
     connections_are_spread_over_the_destinations_of_a_family,
     only_sources_in_the_ranges_pass,
+    the_neighbours_of_a_range_are_kept_out,
     the_range_of_everything_lets_everything_in,
     a_family_without_a_range_is_closed,
     what_is_no_forward_stays_out,
@@ -141,8 +142,31 @@ fn only_sources_in_the_ranges_pass(backend: &str) {
         &lab,
         POD6,
         &["2001:db8::2", "2001:db8::ffff"],
-        &["2001:db8:1::2"],
+        &["2001:db8::1:0", "2001:db8:1::2"],
     );
+}
+
+fn the_neighbours_of_a_range_are_kept_out(backend: &str) {
+    let lab = Lab::new();
+    lab.allow_ipv6_forwarding();
+    Server::start(&lab, &[8080]);
+    let environment = forwards(backend, "tcp/80=8080,udp/80=8080", "10.43.0.10,fd00:43::10")
+        .with(&["SRC_RANGES=192.0.2.128/32,2001:db8::ffff/128"]);
+    let _pod = Pod::start(&lab.pod, &environment);
+    for (to, inside, outside) in [
+        (POD, "192.0.2.128", ["192.0.2.127", "192.0.2.129"]),
+        (POD6, "2001:db8::ffff", ["2001:db8::fffe", "2001:db8::1:0"]),
+    ] {
+        assert_sources(&lab, to, &[inside], &outside);
+        let ask_from = |from: &str, patience| {
+            let socket = lab.client.run(|| UdpSocket::bind((from, 0)).unwrap());
+            ask_udp(&socket, to, 80, patience)
+        };
+        for from in outside {
+            assert_eq!(ask_from(from, Duration::from_secs(1)), None, "from {from}");
+        }
+        assert!(ask_from(inside, PATIENCE).is_some(), "from {inside}");
+    }
 }
 
 fn the_range_of_everything_lets_everything_in(backend: &str) {

@@ -18,7 +18,7 @@ pub(crate) const BACKENDS: [[&str; 2]; 2] = [
 pub(crate) struct Lab {
     pub(crate) node: Namespace,
     pub(crate) pod: Namespace,
-    /// Has 192.0.2.{2,127,128,129,255} of 192.0.2.0/23, 198.51.100.2, 2001:db8::{2,ffff} and
+    /// Has 192.0.2.{2,127,128,129,255} of 192.0.2.0/23, 198.51.100.2, 2001:db8::{2,fffe,ffff,1:0} and
     /// 2001:db8:1::2.
     pub(crate) client: Namespace,
     pub(crate) backends: [Namespace; 2],
@@ -67,8 +67,10 @@ impl Lab {
         for address in ["192.0.2.127", "192.0.2.128", "192.0.2.129", "192.0.2.255"] {
             lab.client.ip(&format!("address add {address}/32 dev eth0"));
         }
-        lab.client
-            .ip("address add 2001:db8::ffff/128 dev eth0 nodad");
+        for address in ["2001:db8::fffe", "2001:db8::ffff", "2001:db8::1:0"] {
+            lab.client
+                .ip(&format!("address add {address}/128 dev eth0 nodad"));
+        }
         lab.node.sysctl("ipv4/ip_forward", "1");
         lab.node.sysctl("ipv6/conf/all/forwarding", "1");
         lab

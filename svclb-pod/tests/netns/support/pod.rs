@@ -77,13 +77,18 @@ impl Pod {
     /// A process that was started by `spawn`.
     pub(crate) fn of(mut process: Child) -> Self {
         let outputs = (process.stdout.take(), process.stderr.take());
-        let pod = Self {
-            process,
-            log: Arc::default(),
-        };
+        let pod = Self::nobody_reads(process);
         pod.keep_log_of(outputs.0.unwrap());
         pod.keep_log_of(outputs.1.unwrap());
         pod
+    }
+
+    /// The same, but its log is left in the pipe.
+    pub(crate) fn nobody_reads(process: Child) -> Self {
+        Self {
+            process,
+            log: Arc::default(),
+        }
     }
 
     /// Reads to the end, so that the program never writes into a closed pipe.

@@ -25,6 +25,13 @@ pub(crate) fn forbid_netlink(command: Command, family: u32, errno: Errno) -> Com
     )
 }
 
+/// The same for each switch of an interface's IPv4 forwarding over rtnetlink.
+pub(crate) fn forbid_setlink(command: Command, errno: Errno) -> Command {
+    // nlmsghdr, ifinfomsg, three attributes one in the other, and the setting: no other request is as long.
+    const LENGTH: u32 = 16 + 16 + 3 * 4 + 8;
+    forbid(command, libc::SYS_sendto, &[(2, LENGTH)], errno)
+}
+
 /// The same for each IPv4 table of legacy xtables that it asks for or replaces.
 pub(crate) fn forbid_xtables(command: Command, errno: Errno) -> Command {
     // IPT_SO_GET_INFO and IPT_SO_SET_REPLACE are the same number.

@@ -225,14 +225,25 @@ impl Download {
     }
 }
 
-/// New TCP connections, one after the other, of which none may fail.
+/// New connections, one after the other, of which none may fail.
 pub(crate) struct Connections(Ongoing);
 
 impl Connections {
-    pub(crate) fn start(lab: &Arc<Lab>, from: &'static str, to: &'static str, port: u16) -> Self {
+    pub(crate) fn tcp(lab: &Arc<Lab>, from: &'static str, to: &'static str, port: u16) -> Self {
         let lab = Arc::clone(lab);
         Self(Ongoing::start("new connections", move || {
             let answer = ask_tcp(&lab.client, from, to, port).expect("a new connection");
+            assert!(answer.contains("sees"), "{answer:?} is no answer");
+            1
+        }))
+    }
+
+    /// UDP senders, each from a port of its own.
+    pub(crate) fn udp(lab: &Arc<Lab>, from: &'static str, to: &'static str, port: u16) -> Self {
+        let lab = Arc::clone(lab);
+        Self(Ongoing::start("new UDP senders", move || {
+            let socket = lab.client.run(|| UdpSocket::bind((from, 0)).unwrap());
+            let answer = ask_udp(&socket, to, port, PATIENCE).expect("an answer");
             assert!(answer.contains("sees"), "{answer:?} is no answer");
             1
         }))
