@@ -12,6 +12,7 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 root=$(cd "$(dirname "$0")/.." && pwd)
 log=$root/target/packages.log
+policy=/usr/sbin/policy-rc.d # of the host: whether packages may start services (invoke-rc.d(8))
 
 # What must be there | the package of Debian and Ubuntu that has it.
 needed="
@@ -54,27 +55,42 @@ look() {
   done <<<"$needed"
 }
 
+placeholder='# Nothing but a place for a mount, by e2e/packages.sh of svclb.'
+is_placeholder() { [ -w "$policy" ] && grep -qxF "$placeholder" "$policy"; }
+
+# Whoever uses the placeholder has a lock on it, which the kernel drops: if there is none, a call that
+# was killed has left it.
+remove_placeholder() {
+  is_placeholder || return 0
+  exec 8<"$policy"
+  if flock --nonblock 8; then rm -f "$policy"; fi
+  exec 8<&-
+}
+
 # Installs with a policy that starts no service. The policy is seen by this apt-get alone: it is
 # bind-mounted in a mount namespace of its own, over the host's policy where it has one. Where it has
-# none the mount needs a file to lie on: an empty one that nobody executes, removed afterwards.
+# none the mount needs a file to lie on: a placeholder that nobody executes, removed afterwards.
 apt_install() {
-  local policy=$root/target/policy-rc.d host=/usr/sbin/policy-rc.d status=0
-  printf '#!/bin/sh\nexit 101\n' >"$policy"
-  chmod +x "$policy"
-  if [ ! -e "$host" ]; then
-    trap "rm -f '$host'" EXIT
-    : >"$host"
+  local ours=$root/target/policy-rc.d status=0
+  printf '#!/bin/sh\nexit 101\n' >"$ours"
+  chmod +x "$ours"
+  if [ ! -e "$policy" ]; then echo "$placeholder" >"$policy"; fi
+  if is_placeholder; then
+    trap remove_placeholder EXIT
+    exec 8<"$policy"
+    flock --shared 8
   fi
   # needrestart (Ubuntu) would restart services whose libraries have changed.
   DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
     unshare --mount --propagation private sh -c 'mount --bind "$1" "$2" && shift 2 && exec "$@"' - \
-    "$policy" "$host" \
+    "$ours" "$policy" \
     apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" 2>&1 </dev/null |
     tr -d '\r' | tee -a "$log" | sed -un 's/^Setting up \([^ ]*\) (\(.*\)) \.\.\.$/  \1 \2/p' || status=$?
-  rm -f "$policy"
+  rm -f "$ours"
   return $status
 }
 
+remove_placeholder
 look
 [ ${#commands[@]} -gt 0 ] || exit 0
 

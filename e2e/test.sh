@@ -49,6 +49,7 @@ prepare() { e2e/packages.sh && e2e/kubernetes/build.sh && images/build.sh pause 
 step "lint" e2e/lint.sh
 # The programs by name: svclb-pod's has no place for a test harness, and `--bins` would run it as one.
 step "unit tests" cargo_test --lib --bin echo --test echo --bin svclb-controller --bin svclb-e2e
+step "examples in the documentation" cargo_test --doc
 step "packages, Kubernetes, images" prepare
 # shellcheck disable=SC2046
 {

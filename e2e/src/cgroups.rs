@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 use crate::files;
 
 /// Where container runtimes look: what is mounted there decides which version they use.
-const PLACE: &str = "/sys/fs/cgroup";
+pub(crate) const PLACE: &str = "/sys/fs/cgroup";
 /// Controllers that a kubelet wants on v2.
 const WANTED: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
 
 /// The cgroup file systems of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Hierarchies {
+    /// None where container runtimes look: no containers can be run, and no cgroup can be there.
+    Absent,
     /// One for each controller, or for some together.
     V1 {
         /// Where they are mounted, with their controllers.
@@ -35,17 +37,21 @@ pub(crate) enum Hierarchies {
 
 impl Hierarchies {
     /// Those that are mounted now.
-    pub(crate) fn mounted() -> Result<Self, Error> {
-        Self::parse(&files::read(Path::new("/proc/self/mountinfo"))?).ok_or(Error::None)
+    pub(crate) fn mounted() -> Result<Self, files::Error> {
+        Ok(Self::parse(&files::read(Path::new(
+            "/proc/self/mountinfo",
+        ))?))
     }
 
     /// From `/proc/self/mountinfo` (proc(5)).
-    fn parse(mountinfo: &str) -> Option<Self> {
+    fn parse(mountinfo: &str) -> Self {
         let mounts: Vec<_> = mountinfo.lines().filter_map(Mount::parse).collect();
         // Of several mounts at one place the last lies on top.
-        let on_top = mounts.iter().rfind(|mount| mount.place == PLACE)?;
+        let Some(on_top) = mounts.iter().rfind(|mount| mount.place == PLACE) else {
+            return Self::Absent;
+        };
         if on_top.kind == "cgroup2" {
-            return Some(Self::V2 { root: PLACE.into() });
+            return Self::V2 { root: PLACE.into() };
         }
         let of = |kind: &'static str| mounts.iter().filter(move |mount| mount.kind == kind);
         let v1: Vec<_> = of("cgroup")
@@ -54,15 +60,19 @@ impl Hierarchies {
                 (PathBuf::from(mount.place), controllers.collect())
             })
             .collect();
-        (!v1.is_empty()).then(|| Self::V1 {
+        if v1.is_empty() {
+            return Self::Absent;
+        }
+        Self::V1 {
             mounts: v1,
             unified: of("cgroup2").map(|mount| mount.place.into()).next(),
-        })
+        }
     }
 
     /// Makes a cgroup in each hierarchy, so that pods can be put below it.
-    pub(crate) fn create(&self, cgroup: &str) -> Result<(), Error> {
+    pub(crate) fn create(&self, cgroup: &str) -> Result<(), files::Error> {
         match self {
+            Self::Absent => {}
             Self::V1 { mounts, .. } => {
                 for (root, controllers) in mounts {
                     for level in levels(root, cgroup) {
@@ -87,7 +97,7 @@ impl Hierarchies {
     /// Which controllers the root hands down, on v2: kubelet and runc enable more of them there.
     pub(crate) fn handed_down(&self) -> BTreeSet<String> {
         match self {
-            Self::V1 { .. } => BTreeSet::new(),
+            Self::Absent | Self::V1 { .. } => BTreeSet::new(),
             Self::V2 { root } => {
                 words(&fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default())
             }
@@ -121,7 +131,7 @@ impl Hierarchies {
 
     /// Removes a cgroup and all below it. The kernel says "busy" for a moment after the last
     /// process has ended.
-    pub(crate) fn remove(&self, cgroup: &str, patience: Duration) -> Result<(), Error> {
+    pub(crate) fn remove(&self, cgroup: &str, patience: Duration) -> Result<(), files::Error> {
         let deadline = Instant::now() + patience;
         for root in self.roots() {
             let top = root.join(cgroup);
@@ -136,7 +146,7 @@ impl Hierarchies {
                 });
                 match refused {
                     None => break,
-                    Some(error) if Instant::now() >= deadline => return Err(error.into()),
+                    Some(error) if Instant::now() >= deadline => return Err(error),
                     Some(_) => thread::sleep(Duration::from_millis(20)),
                 }
             }
@@ -146,6 +156,7 @@ impl Hierarchies {
 
     fn roots(&self) -> Vec<&PathBuf> {
         match self {
+            Self::Absent => Vec::new(),
             Self::V1 { mounts, unified } => {
                 mounts.iter().map(|(root, _)| root).chain(unified).collect()
             }
@@ -188,21 +199,21 @@ fn levels(root: &Path, cgroup: &str) -> Vec<PathBuf> {
 }
 
 /// A new cpuset is empty, and refuses processes ("no space left on device") until it is filled.
-fn copy_from_parent(folder: &Path, file: &str) -> Result<(), Error> {
+fn copy_from_parent(folder: &Path, file: &str) -> Result<(), files::Error> {
     let Some(parent) = folder.parent() else {
         return Ok(());
     };
     let value = files::read(&parent.join(file))?;
-    Ok(files::write(&folder.join(file), value.trim_end())?)
+    files::write(&folder.join(file), value.trim_end())
 }
 
-fn enable_controllers(folder: &Path) -> Result<(), Error> {
+fn enable_controllers(folder: &Path) -> Result<(), files::Error> {
     let available = words(&files::read(&folder.join("cgroup.controllers"))?);
     let file = folder.join("cgroup.subtree_control");
     let enabled = words(&files::read(&file)?);
     match to_enable(&available, &enabled) {
         change if change.is_empty() => Ok(()),
-        change => Ok(files::write(&file, change)?),
+        change => files::write(&file, change),
     }
 }
 
@@ -231,20 +242,6 @@ fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
         }
     }
     visit(folder);
-}
-
-/// What went wrong with a cgroup.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There is nowhere to make one.
-    #[error(
-        "no cgroup file system is mounted in {PLACE}, where container runtimes look for it: \
-         containers cannot run on this machine"
-    )]
-    None,
-    /// A file or folder of a hierarchy.
-    #[error(transparent)]
-    File(#[from] files::Error),
 }
 
 #[cfg(test)]

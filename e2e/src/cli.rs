@@ -163,18 +163,16 @@ impl From<Up> for Options {
     }
 }
 
-/// Durations as Kubernetes' flags have them, in one unit.
+/// Durations as Kubernetes' flags have them, in one unit. They have to fit into 64 bits of nanoseconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = match text.strip_suffix("ms") {
-        Some(milliseconds) => milliseconds.parse().ok().map(Duration::from_millis),
-        None => match text.strip_suffix('s') {
-            Some(seconds) => seconds.parse().ok().map(Duration::from_secs),
-            None => text
-                .strip_suffix('m')
-                .and_then(|minutes| minutes.parse().ok())
-                .map(Duration::from_mins),
-        },
-    };
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
+    let parsed = units.iter().find_map(|(unit, milliseconds)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        let duration = Duration::from_millis(number.checked_mul(*milliseconds)?);
+        i64::try_from(duration.as_nanos())
+            .is_ok()
+            .then_some(duration)
+    });
     parsed.ok_or_else(|| "a whole number with a unit is needed, such as 500ms, 8s or 1m".to_owned())
 }
 
@@ -200,7 +198,18 @@ mod tests {
             let expected = Duration::from_millis(milliseconds);
             assert_eq!(duration(text), Ok(expected), "{text}");
         }
-        for text in ["", "1", "s", "1h", "1.5s", "-1s", "1 s"] {
+        for text in [
+            "",
+            "1",
+            "s",
+            "1h",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "9999999999999999999m",
+            "9999999999999999999s",
+            "9999999999999999999ms",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -218,11 +227,11 @@ mod tests {
         let options = parse(&[
             "--proxy-min-sync=10ms",
             "--controllers",
-            "-daemonset-controller",
+            "*,-daemonset-controller",
             "--nodes=0",
         ]);
         assert_eq!(options.proxy_min_sync, Duration::from_millis(10));
-        assert_eq!(options.controllers, "-daemonset-controller");
+        assert_eq!(options.controllers, "*,-daemonset-controller");
         assert_eq!(options.nodes, 0);
     }
 }

@@ -69,6 +69,19 @@ impl Cluster {
         Ok(clusters.collect())
     }
 
+    /// The names of those that are not up but have a folder: an `up` or `down` is at work on them, or one
+    /// that was killed has left them.
+    pub fn incomplete() -> Result<Vec<String>, Error> {
+        requirements::check_root()?;
+        let mut names = state::names();
+        names.retain(|name| {
+            let paths = Paths::of(name);
+            !State::read(&paths)
+                .is_ok_and(|state| state.is_some_and(|state| state.is_in_use(&paths)))
+        });
+        Ok(names)
+    }
+
     /// Takes the cluster down: nothing of it is left.
     pub fn down(self) -> Result<(), Error> {
         Self::down_by_name(&self.plan.options.name)?;

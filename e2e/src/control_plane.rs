@@ -9,16 +9,20 @@ use crate::paths::{Paths, kubernetes};
 /// Where etcd serves the API server.
 pub(crate) const ETCD_ADDRESS: &str = "127.0.0.1:2379";
 
-/// How a component of the control plane is started.
-pub(crate) fn command_line(component: Component, options: &Options, paths: &Paths) -> CommandLine {
+/// How a component of the control plane is started; None for one that does not run there.
+pub(crate) fn command_line(
+    component: Component,
+    options: &Options,
+    paths: &Paths,
+) -> Option<CommandLine> {
     let arguments = match component {
         Component::Etcd => etcd(paths),
         Component::KubeApiserver => kube_apiserver(options, paths),
         Component::KubeControllerManager => kube_controller_manager(options, paths),
-        // No other component runs there.
-        _ => client_of_the_api_server(Component::KubeScheduler, paths),
+        Component::KubeScheduler => client_of_the_api_server(component, paths),
+        Component::Containerd | Component::Kubelet | Component::KubeProxy => return None,
     };
-    CommandLine::new(kubernetes(component.as_str()), arguments)
+    Some(CommandLine::new(kubernetes(component.as_str()), arguments))
 }
 
 /// One member, reached over the loopback alone.

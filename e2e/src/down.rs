@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::cgroups::{self, Hierarchies};
+use crate::cgroups::Hierarchies;
 use crate::files;
 use crate::paths::Paths;
+use crate::prepare;
 use crate::process::{self, ProcessId};
 use crate::state::{self, Claim, State};
 
 /// The kernel takes some time to end a process that has much memory or many mounts.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at what is still there.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Ends all processes of the cluster and removes its cgroups and its folder. A cluster that is not
 /// there is no error: the answer says whether there was one.
@@ -36,11 +39,10 @@ pub(crate) fn remove(paths: &Paths, _claim: &Claim) -> Result<(), Error> {
 /// Namespaces and all that is in them (links, addresses, routes, mounts) go with the last process.
 pub(crate) fn clear(paths: &Paths) -> Result<(), Error> {
     let hierarchies = Hierarchies::mounted()?;
+    end_scripts(paths);
     end_processes(paths, &hierarchies)?;
     hierarchies.remove(&paths.cgroup(), PATIENCE)?;
-    if let Ok(Some(state)) = State::read(paths) {
-        hierarchies.restore_handed_down(&state.handed_down);
-    }
+    State::remove(paths, &hierarchies)?;
     let folder = paths.folder();
     let entries =
         fs::read_dir(folder).map_err(|source| files::Error::new("read folder", folder, source))?;
@@ -49,10 +51,27 @@ pub(crate) fn clear(paths: &Paths) -> Result<(), Error> {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             files::remove_folder(&path)?;
         } else {
-            fs::remove_file(&path).map_err(|source| files::Error::new("remove", &path, source))?;
+            files::remove_file(&path)?;
         }
     }
     Ok(())
+}
+
+/// Scripts that a killed `up` has left: they are asked first, since apt-get may be in the middle of
+/// something.
+fn end_scripts(paths: &Paths) {
+    let scripts = || {
+        let marked = process::marked(paths.folder()).into_iter();
+        let scripts = marked.filter(|(_, host)| host.is_empty());
+        scripts.map(|(process, _)| process).collect::<Vec<_>>()
+    };
+    for script in scripts() {
+        script.signal(Signal::SIGTERM);
+    }
+    let deadline = Instant::now() + prepare::GRACE;
+    while !scripts().is_empty() && Instant::now() < deadline {
+        thread::sleep(PAUSE);
+    }
 }
 
 /// Nothing that they would save by a clean end is kept, so they are not asked. Again until there are
@@ -71,7 +90,7 @@ fn end_processes(paths: &Paths, hierarchies: &Hierarchies) -> Result<(), Error> 
         for process in processes {
             process.signal(Signal::SIGKILL);
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(PAUSE);
     }
 }
 
@@ -103,10 +122,7 @@ pub enum Error {
     /// Somebody else is at it.
     #[error(transparent)]
     State(#[from] state::Error),
-    /// A cgroup.
-    #[error(transparent)]
-    Cgroups(#[from] cgroups::Error),
-    /// A file or folder.
+    /// A file or folder, or a cgroup.
     #[error(transparent)]
     File(#[from] files::Error),
 }

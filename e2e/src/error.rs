@@ -1,33 +1,47 @@
 //! What can go wrong with a cluster, whatever part of it.
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::iter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::component::Component;
+use crate::paths::Paths;
 use crate::progress::Interrupted;
 use crate::{
-    certificates, cgroups, client, down, files, host, images, kubeconfig, namespaces, options,
-    prepare, requirements, state,
+    certificates, client, down, files, host, images, kubeconfig, namespaces, options, prepare,
+    requirements, state,
 };
 
 /// The last lines of a component's log.
 #[derive(Debug)]
 pub struct LogTail {
-    /// The whole log.
-    pub path: PathBuf,
+    /// The whole log, or a copy where the cluster's folder goes. None if there was no room for one.
+    pub path: Option<PathBuf>,
     /// Its last lines.
     pub lines: String,
 }
 
+impl LogTail {
+    /// Copies the log out of a folder that will be removed.
+    fn keep(&mut self, place: &Path) {
+        let copy = |log: &Path| -> io::Result<()> {
+            place.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::copy(log, place).map(drop)
+        };
+        let kept = self.path.as_deref().is_some_and(|log| copy(log).is_ok());
+        self.path = kept.then(|| place.to_owned());
+    }
+}
+
 impl fmt::Display for LogTail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "its log, {}, ends with\n{}",
-            self.path.display(),
-            self.lines
-        )
+        let Self { path, lines } = self;
+        match path {
+            Some(path) => write!(f, "its log, {}, ends with\n{lines}", path.display()),
+            None => write!(f, "its log ends with\n{lines}"),
+        }
     }
 }
 
@@ -78,8 +92,6 @@ pub enum Error {
     #[error(transparent)]
     Namespaces(#[from] namespaces::Error),
     #[error(transparent)]
-    Cgroups(#[from] cgroups::Error),
-    #[error(transparent)]
     Certificates(#[from] certificates::Error),
     #[error(transparent)]
     Kubeconfig(#[from] kubeconfig::Error),
@@ -98,6 +110,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// If it is about a component's log: sees to it that the log outlives the cluster.
+    pub(crate) fn keep_log(mut self, paths: &Paths) -> Self {
+        if let Self::Ended {
+            component,
+            host,
+            tail,
+        }
+        | Self::NotReady {
+            component,
+            host,
+            tail,
+            ..
+        } = &mut self
+        {
+            tail.keep(&paths.kept_log(host, *component));
+        }
+        self
+    }
+
     /// For `map_err` on a request to the API server.
     pub(crate) fn ask(action: &'static str) -> impl FnOnce(kube::Error) -> Self {
         move |source| Self::Ask {

@@ -24,9 +24,16 @@ impl Error {
     }
 }
 
-/// Writes a file whole, in place of what was there.
+/// Writes to a file, which may be one of the kernel's.
 pub(crate) fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), Error> {
     fs::write(path, contents).map_err(|source| Error::new("write", path, source))
+}
+
+/// Writes a file whole: whoever reads it meanwhile sees what was there before.
+pub(crate) fn replace(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), Error> {
+    let beside = path.with_added_extension("new");
+    write(&beside, contents)?;
+    fs::rename(&beside, path).map_err(|source| Error::new("write", path, source))
 }
 
 /// Reads a text file.
@@ -42,6 +49,16 @@ pub(crate) fn canonical(path: &Path) -> Result<PathBuf, Error> {
 /// Makes a folder and those above it.
 pub(crate) fn make_folder(path: &Path) -> Result<(), Error> {
     fs::create_dir_all(path).map_err(|source| Error::new("make folder", path, source))
+}
+
+/// Removes a file. One that is not there is as good as removed.
+pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::new("remove", path, source))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes a folder with all that is in it. One that is not there is as good as removed.

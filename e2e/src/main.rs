@@ -52,7 +52,7 @@ fn run(command: Command) -> Result<ExitCode> {
             demo::run(&up.into(), &progress)?;
         }
         Command::Down { cluster } => take_down(&cluster.name)?,
-        Command::Status => answer(&status::render(&Cluster::all()?))?,
+        Command::Status => answer(&status::render(&Cluster::all()?, &Cluster::incomplete()?))?,
         Command::Kubectl { cluster, arguments } => {
             let cluster = Cluster::attach(&cluster.name)?;
             return Ok(exit_code(

@@ -78,7 +78,8 @@ pub(crate) fn sysctls(host: Role, family: IpFamily) -> Vec<(&'static str, &'stat
             ("ipv6/conf/default/accept_dad", "0"),
         ]);
     }
-    // The client forwards nothing that it knows a way for, but says so at once to who asks.
+    // The nodes' default routes lead to the client. It has a way back to nodes and none to elsewhere,
+    // which a host that forwards says at once, where another would be silent.
     if matches!(host, Role::Node(_) | Role::Client) {
         if family.has_ipv4() {
             settings.push(("ipv4/ip_forward", "1"));

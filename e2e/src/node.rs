@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::addresses;
 use crate::component::{CommandLine, Component, Role};
 use crate::files;
-use crate::options::{NodeSettings, Options, ProxyMode};
+use crate::options::{self, NodeSettings, Options, ProxyMode};
 use crate::paths::{Paths, kubernetes};
 
 pub(crate) use containerd::SOCKET as CONTAINERD_SOCKET;
@@ -50,27 +50,32 @@ pub(crate) fn write_configurations(
     )
 }
 
-/// How a component of a node is started.
+/// How a component of a node is started; None for one that does not run there.
 pub(crate) fn command_line(
     number: usize,
     component: Component,
     options: &Options,
     paths: &Paths,
-) -> CommandLine {
+) -> Option<CommandLine> {
     let folder = paths.host(Role::Node(number));
+    let program = kubernetes(component.as_str());
     match component {
         Component::Containerd => {
-            CommandLine::new("containerd", [config(&folder, "containerd.toml")])
+            let arguments = [config(&folder, "containerd.toml")];
+            Some(CommandLine::new("containerd", arguments))
         }
-        Component::KubeProxy => CommandLine::new(
-            kubernetes(component.as_str()),
-            [config(&folder, "kube-proxy.json")],
-        ),
-        // No other component runs there.
-        _ => CommandLine::new(
-            kubernetes(Component::Kubelet.as_str()),
-            kubelet::arguments(number, options, paths),
-        ),
+        Component::Kubelet => {
+            let arguments = kubelet::arguments(number, options, paths);
+            Some(CommandLine::new(program, arguments))
+        }
+        Component::KubeProxy => {
+            let arguments = [config(&folder, "kube-proxy.json")];
+            Some(CommandLine::new(program, arguments))
+        }
+        Component::Etcd
+        | Component::KubeApiserver
+        | Component::KubeControllerManager
+        | Component::KubeScheduler => None,
     }
 }
 
@@ -109,7 +114,7 @@ pub(crate) fn object(number: usize, options: &Options) -> Node {
         spec: Some(NodeSpec {
             pod_cidr: subnets.first().cloned(),
             pod_cidrs: Some(subnets),
-            taints: Some(settings.taints.iter().map(|text| taint(text)).collect()),
+            taints: Some(taints(&settings)),
             ..NodeSpec::default()
         }),
         status: settings
@@ -147,19 +152,20 @@ fn status_addresses(role: Role, settings: &NodeSettings, options: &Options) -> V
     all
 }
 
-/// `key=value:Effect` or `key:Effect`.
-fn taint(text: &str) -> Taint {
-    let (key_value, effect) = text.rsplit_once(':').unwrap_or((text, "NoSchedule"));
-    let (key, value) = match key_value.split_once('=') {
-        Some((key, value)) => (key, Some(value.to_owned())),
-        None => (key_value, None),
-    };
-    Taint {
-        key: key.to_owned(),
-        value,
-        effect: effect.to_owned(),
-        time_added: None,
-    }
+/// Those that are none have been refused before.
+fn taints(settings: &NodeSettings) -> Vec<Taint> {
+    let parsed = settings
+        .taints
+        .iter()
+        .filter_map(|text| options::Taint::parse(text));
+    parsed
+        .map(|taint| Taint {
+            key: taint.key.to_owned(),
+            value: taint.value.map(str::to_owned),
+            effect: taint.effect.to_owned(),
+            time_added: None,
+        })
+        .collect()
 }
 
 fn config(folder: &Path, file: &str) -> String {

@@ -9,6 +9,13 @@ use serde::{Deserialize, Serialize};
 /// More nodes than this do not fit the address plan (and no machine that this is meant for).
 pub const MOST_NODES: usize = 200;
 
+/// Kubelets report every second, and it is looked at every second.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// Makes the ServiceAccount of each namespace, without which no pod can be created in it.
+const SERVICE_ACCOUNTS: &str = "serviceaccount-controller";
+/// Effects of taints (core/v1).
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
 /// Everything that distinguishes one cluster from another. `Default` is what `svclb-e2e up` makes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 // What another version of this library has brought up can at least be looked at.
@@ -75,7 +82,54 @@ impl Options {
                 nodes: *nodes,
             });
         }
-        Ok(())
+        if self.node_monitor_grace < LEAST_GRACE {
+            return Err(Error::Grace {
+                asked: self.node_monitor_grace,
+            });
+        }
+        if !runs_controller(&self.controllers, SERVICE_ACCOUNTS) {
+            return Err(Error::Controllers {
+                asked: self.controllers.clone(),
+            });
+        }
+        let mut taints = self
+            .node_settings
+            .values()
+            .flat_map(|settings| &settings.taints);
+        match taints.find(|text| Taint::parse(text).is_none()) {
+            Some(text) => Err(Error::Taint { text: text.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether kube-controller-manager runs a controller, as it reads its `--controllers`: what names the
+/// controller counts, and `*` where nothing does.
+fn runs_controller(controllers: &str, name: &str) -> bool {
+    let mut items = controllers.split(',');
+    let named = items.find_map(|item| match item.strip_prefix('-') {
+        Some(off) => (off == name).then_some(false),
+        None => (item == name).then_some(true),
+    });
+    named.unwrap_or_else(|| controllers.split(',').any(|item| item == "*"))
+}
+
+/// `key=value:Effect` or `key:Effect`, as kubectl has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taint<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) value: Option<&'a str>,
+    pub(crate) effect: &'a str,
+}
+
+impl<'a> Taint<'a> {
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+        let (key_value, effect) = text.rsplit_once(':')?;
+        let (key, value) = match key_value.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (key_value, None),
+        };
+        (!key.is_empty() && EFFECTS.contains(&effect)).then_some(Self { key, value, effect })
     }
 }
 
@@ -175,6 +229,35 @@ pub enum Error {
         /// The number as asked for.
         asked: usize,
     },
+    /// Nodes would be given up between two of their reports.
+    #[error(
+        "{} ms are too short for a node to be silent: it reports every second, so take \
+         --node-monitor-grace {}s or more",
+        asked.as_millis(),
+        LEAST_GRACE.as_secs()
+    )]
+    Grace {
+        /// The time as asked for.
+        asked: Duration,
+    },
+    /// Pods could not be created.
+    #[error(
+        "--controllers {asked} leaves out {SERVICE_ACCOUNTS}, without which no pod can be created: \
+         begin with `*,` to name what is not wanted"
+    )]
+    Controllers {
+        /// The list as asked for.
+        asked: String,
+    },
+    /// Not a taint.
+    #[error(
+        "`{text}` is no taint: it is key=value:Effect or key:Effect, the effect one of {}",
+        EFFECTS.join(", ")
+    )]
+    Taint {
+        /// The taint as asked for.
+        text: String,
+    },
     /// Settings for a node that there is not.
     #[error("there are settings for node {node}, but nodes are numbered from 1 to {nodes}")]
     NoSuchNode {
@@ -210,5 +293,70 @@ mod tests {
             options.validate(),
             Err(Error::NoSuchNode { node: 4, nodes: 3 })
         ));
+    }
+
+    #[test]
+    fn without_service_accounts_there_are_no_pods() {
+        let with = |controllers: &str| Options {
+            controllers: controllers.to_owned(),
+            ..Options::default()
+        };
+        for good in [
+            "*",
+            "*,-daemonset-controller",
+            "-daemonset-controller,*",
+            "serviceaccount-controller,namespace-controller",
+        ] {
+            assert!(with(good).validate().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "-daemonset-controller",
+            "daemonset-controller",
+            "*,-serviceaccount-controller",
+        ] {
+            let refused = with(bad).validate();
+            assert!(matches!(refused, Err(Error::Controllers { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_may_be_silent_between_two_reports() {
+        let with = |grace| Options {
+            node_monitor_grace: grace,
+            ..Options::default()
+        };
+        assert!(with(Duration::from_secs(2)).validate().is_ok());
+        for grace in [Duration::ZERO, Duration::from_millis(1999)] {
+            let refused = with(grace).validate();
+            assert!(matches!(refused, Err(Error::Grace { .. })), "{grace:?}");
+        }
+    }
+
+    #[test]
+    fn a_taint_has_an_effect() {
+        let taint = |value, effect| Taint {
+            key: "a",
+            value,
+            effect,
+        };
+        assert_eq!(
+            Taint::parse("a=b:NoExecute"),
+            Some(taint(Some("b"), "NoExecute"))
+        );
+        assert_eq!(
+            Taint::parse("a:NoSchedule"),
+            Some(taint(None, "NoSchedule"))
+        );
+        let mut options = Options::default();
+        for bad in ["a", "a=b", "a:", "a:Never", ":NoExecute"] {
+            let settings = NodeSettings {
+                taints: vec![bad.to_owned()],
+                ..NodeSettings::default()
+            };
+            options.node_settings.insert(1, settings);
+            let refused = options.validate();
+            assert!(matches!(refused, Err(Error::Taint { .. })), "{bad}");
+        }
     }
 }

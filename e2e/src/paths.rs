@@ -8,7 +8,7 @@ use crate::component::{Component, Role};
 /// Every process of a cluster has this environment variable with the cluster's folder as its value
 /// (containerd hands it on to the shims), so that all are found whatever became of our records.
 pub(crate) const MARK: &str = "SVCLB_E2E_CLUSTER";
-/// And this one with the host's name.
+/// And this one with the host's name, but for the scripts that run before there are hosts.
 pub(crate) const HOST_MARK: &str = "SVCLB_E2E_HOST";
 
 /// The repository that this library was built from.
@@ -90,6 +90,12 @@ impl Paths {
 
     pub(crate) fn log(&self, role: Role, component: Component) -> PathBuf {
         self.host(role).join(format!("{component}.log"))
+    }
+
+    /// Where a component's log lies when the cluster did not come up because of it, and is gone.
+    pub(crate) fn kept_log(&self, host: &str, component: Component) -> PathBuf {
+        let name = format!("{}-{host}-{component}.log", self.name);
+        repository().join("target/logs").join(name)
     }
 
     /// The cgroup of all pods, relative to the root of each hierarchy. The hash keeps clusters of

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,29 +12,32 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::namespaces::ProcessGroup;
-use crate::paths::repository;
+use crate::paths::{MARK, repository};
 use crate::progress::{Interrupted, Progress};
 
 /// How long a script may take to end when asked to: apt-get may be in the middle of something.
-const GRACE: Duration = Duration::from_secs(30);
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
 /// Between two looks at a script.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Runs the scripts. What they say goes to standard error.
-pub(crate) fn everything(nodes: usize, progress: &Progress) -> Result<(), Error> {
-    run("e2e/packages.sh", &[], progress)?;
-    run("e2e/kubernetes/build.sh", &[], progress)?;
+/// Runs the scripts. What they say goes to standard error. They carry the mark of the cluster that
+/// they are run for: when this process is killed, they are found and ended with what there is of it.
+pub(crate) fn everything(nodes: usize, cluster: &Path, progress: &Progress) -> Result<(), Error> {
+    let run = |script: &str, arguments: &[&str]| run(script, arguments, cluster, progress);
+    run("e2e/packages.sh", &[])?;
+    run("e2e/kubernetes/build.sh", &[])?;
     if nodes > 0 {
-        run("images/build.sh", &["pause", "echo"], progress)?;
+        run("images/build.sh", &["pause", "echo"])?;
     }
     Ok(())
 }
 
-fn run(script: &str, arguments: &[&str], progress: &Progress) -> Result<(), Error> {
+fn run(script: &str, arguments: &[&str], cluster: &Path, progress: &Progress) -> Result<(), Error> {
     let script = repository().join(script);
     let start = |script: &PathBuf| -> io::Result<_> {
         Command::new(script)
             .args(arguments)
+            .env(MARK, cluster)
             .stdin(Stdio::null())
             .stdout(io::stderr().as_fd().try_clone_to_owned()?)
             // So that all of it can be stopped at once.

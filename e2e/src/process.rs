@@ -92,10 +92,10 @@ impl ProcessId {
 
     /// Writes the record by which later commands find it.
     pub(crate) fn record(self, path: &Path) -> Result<(), files::Error> {
-        files::write(path, format!("{} {}\n", self.pid, self.start))
+        files::replace(path, format!("{} {}\n", self.pid, self.start))
     }
 
-    /// Reads a record. A process without one, or with half a one, was never started.
+    /// Reads a record. A process without one was never started.
     pub(crate) fn recorded(path: &Path) -> Option<Self> {
         let record = fs::read_to_string(path).ok()?;
         let (pid, start) = record.trim_end().split_once(' ')?;

@@ -140,5 +140,8 @@ fn tail(host: &Host, component: Component) -> LogTail {
     let log = files::read(&path).unwrap_or_default();
     let lines: Vec<_> = log.lines().collect();
     let last = lines[lines.len().saturating_sub(15)..].join("\n");
-    LogTail { path, lines: last }
+    LogTail {
+        path: Some(path),
+        lines: last,
+    }
 }

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::geteuid;
 
+use crate::cgroups::{Hierarchies, PLACE};
 use crate::files;
 use crate::machine;
 use crate::namespaces;
@@ -75,6 +76,7 @@ pub(crate) fn check_files(nodes: usize) -> Result<(), Error> {
 struct Kernel {
     has_ipv6: bool,
     has_bridge_netfilter: bool,
+    has_cgroups: bool,
 }
 
 impl Kernel {
@@ -82,6 +84,7 @@ impl Kernel {
         Self {
             has_ipv6: Path::new("/proc/net/if_inet6").exists(),
             has_bridge_netfilter: Path::new("/proc/sys/net/bridge").exists(),
+            has_cgroups: Hierarchies::mounted().is_ok_and(|mounted| mounted != Hierarchies::Absent),
         }
     }
 }
@@ -92,6 +95,9 @@ fn check_kernel(kernel: &Kernel, options: &Options) -> Result<(), Error> {
     }
     if options.nodes > 0 && !kernel.has_bridge_netfilter {
         return Err(Error::NoBridgeNetfilter);
+    }
+    if options.nodes > 0 && !kernel.has_cgroups {
+        return Err(Error::NoCgroups);
     }
     Ok(())
 }
@@ -161,6 +167,12 @@ pub enum Error {
          would miss kube-proxy's rules: run `modprobe br_netfilter` and try again"
     )]
     NoBridgeNetfilter,
+    /// Nobody has mounted them, as systemd and most containers do.
+    #[error(
+        "no cgroup file system is mounted in {PLACE}, without which no container can be run: \
+         mount it, or ask for --nodes 0"
+    )]
+    NoCgroups,
     /// Memory or disk space.
     #[error("too little {what}: {needed} MiB are needed, {available} MiB are available; {advice}")]
     TooLittle {
@@ -251,9 +263,14 @@ mod tests {
             ip_family,
             ..Options::default()
         };
+        let complete = Kernel {
+            has_ipv6: true,
+            has_bridge_netfilter: true,
+            has_cgroups: true,
+        };
         let without_ipv6 = Kernel {
             has_ipv6: false,
-            has_bridge_netfilter: true,
+            ..complete
         };
         for family in [IpFamily::Dual, IpFamily::Ipv6] {
             let refused = check_kernel(&without_ipv6, &options(0, family));
@@ -261,14 +278,20 @@ mod tests {
         }
         assert!(check_kernel(&without_ipv6, &options(1, IpFamily::Ipv4)).is_ok());
 
+        let check = |kernel: &Kernel, nodes| check_kernel(kernel, &options(nodes, IpFamily::Dual));
         let without_bridge_netfilter = Kernel {
-            has_ipv6: true,
             has_bridge_netfilter: false,
+            ..complete
         };
-        let check =
-            |nodes| check_kernel(&without_bridge_netfilter, &options(nodes, IpFamily::Dual));
-        assert!(matches!(check(1), Err(Error::NoBridgeNetfilter)));
-        assert!(check(0).is_ok());
+        let refused = check(&without_bridge_netfilter, 1);
+        assert!(matches!(refused, Err(Error::NoBridgeNetfilter)));
+        assert!(check(&without_bridge_netfilter, 0).is_ok());
+        let without_cgroups = Kernel {
+            has_cgroups: false,
+            ..complete
+        };
+        assert!(matches!(check(&without_cgroups, 1), Err(Error::NoCgroups)));
+        assert!(check(&without_cgroups, 0).is_ok());
     }
 
     #[test]

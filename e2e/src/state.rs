@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroups::Hierarchies;
 use crate::component::Role;
 use crate::files;
 use crate::options::Options;
@@ -23,20 +24,51 @@ pub(crate) struct State {
     pub(crate) complete: bool,
     /// The process that the cluster ends with, if it is not one that lives until `down`.
     pub(crate) owner: Option<ProcessId>,
-    /// Controllers that cgroup v2 handed down from its root beforehand.
+    /// Controllers that cgroup v2 handed down from its root before the first of the clusters that are
+    /// there at the same time. The last of them goes back to it.
     pub(crate) handed_down: BTreeSet<String>,
 }
 
 impl State {
+    /// Writes that a cluster is coming up. To be called before its cgroups are made.
+    pub(crate) fn begin(
+        options: &Options,
+        owner: Option<ProcessId>,
+        paths: &Paths,
+        hierarchies: &Hierarchies,
+    ) -> Result<Self, Error> {
+        let _lock = lock_all()?;
+        let state = Self {
+            options: options.clone(),
+            complete: false,
+            owner,
+            handed_down: before_the_first(&others(paths), hierarchies.handed_down()),
+        };
+        state.write(paths)?;
+        Ok(state)
+    }
+
+    /// Removes the file. The last cluster, whose cgroups have been removed before, leaves the root of
+    /// cgroup v2 as the first has found it.
+    pub(crate) fn remove(paths: &Paths, hierarchies: &Hierarchies) -> Result<(), Error> {
+        let _lock = lock_all()?;
+        if let Ok(Some(state)) = Self::read(paths)
+            && others(paths).is_empty()
+        {
+            hierarchies.restore_handed_down(&state.handed_down);
+        }
+        Ok(files::remove_file(&paths.state())?)
+    }
+
     pub(crate) fn write(&self, paths: &Paths) -> Result<(), Error> {
         let text = serde_json::to_string_pretty(self).map_err(|source| Error::Format {
             file: paths.state().display().to_string(),
             source,
         })?;
-        Ok(files::write(&paths.state(), text)?)
+        Ok(files::replace(&paths.state(), text)?)
     }
 
-    /// None if there is no cluster of this name, or one that was never completed.
+    /// None if there is no cluster of this name, or none of its hosts was made.
     pub(crate) fn read(paths: &Paths) -> Result<Option<Self>, Error> {
         if !paths.state().exists() {
             return Ok(None);
@@ -55,6 +87,31 @@ impl State {
         let owned = self.owner.is_none_or(ProcessId::is_alive);
         self.complete && owned && switch.is_some_and(ProcessId::is_alive)
     }
+}
+
+/// The other clusters of this repository, complete or not.
+fn others(paths: &Paths) -> Vec<State> {
+    let others = names().into_iter().map(|name| Paths::of(&name));
+    others
+        .filter(|other| other.folder() != paths.folder())
+        .filter_map(|other| State::read(&other).ok()?)
+        .collect()
+}
+
+/// What the root of cgroup v2 handed down before the first cluster: the others have it from each other,
+/// since what is handed down `now` may be their doing.
+fn before_the_first(others: &[State], now: BTreeSet<String>) -> BTreeSet<String> {
+    let first = others.first().map(|other| other.handed_down.clone());
+    first.unwrap_or(now)
+}
+
+/// Held for a moment by whoever changes what all clusters have in common. The kernel drops it.
+fn lock_all() -> Result<Flock<File>, files::Error> {
+    let folder = paths::clusters();
+    let file =
+        File::open(&folder).map_err(|source| files::Error::new("open folder", &folder, source))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, source)| files::Error::new("lock", &folder, source))
 }
 
 /// The right to change a cluster's folder.
@@ -89,7 +146,7 @@ impl Claim {
     }
 }
 
-/// The names of all clusters that have a folder.
+/// The names of all clusters that have a folder, whether they are up or not.
 pub(crate) fn names() -> Vec<String> {
     let entries = fs::read_dir(paths::clusters())
         .into_iter()
@@ -151,4 +208,34 @@ fn among(others: &[String]) -> String {
         return String::new();
     }
     format!(" (there is {})", others.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_that_overlap_have_the_baseline_of_the_first() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+        let cluster = |handed_down| State {
+            options: Options::default(),
+            complete: true,
+            owner: None,
+            handed_down,
+        };
+        let mut clusters = Vec::new();
+        // What is found by the second and the third is what the first's kubelets have enabled.
+        for found in ["memory pids", "cpu memory pids", "cpu io memory pids"] {
+            let before = before_the_first(&clusters, words(found));
+            assert_eq!(before, words("memory pids"), "{found}");
+            clusters.push(cluster(before));
+        }
+        // Whatever the order in which they go, the last one knows it.
+        clusters.drain(..2);
+        assert_eq!(
+            before_the_first(&clusters, words("cpu")),
+            words("memory pids")
+        );
+        assert_eq!(before_the_first(&[], words("cpu")), words("cpu"));
+    }
 }

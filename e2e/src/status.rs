@@ -3,11 +3,11 @@
 use svclb_e2e::{Cluster, Component, Host};
 
 /// A line for each cluster, and below it one for each of its hosts.
-pub(crate) fn render(clusters: &[Cluster]) -> String {
-    if clusters.is_empty() {
-        return "No cluster is up.\n".to_owned();
-    }
+pub(crate) fn render(clusters: &[Cluster], incomplete: &[String]) -> String {
     let mut lines = Vec::new();
+    if clusters.is_empty() {
+        lines.push("No cluster is up.".to_owned());
+    }
     for cluster in clusters {
         let hosts = cluster.hosts();
         let memory: Vec<u64> = hosts.iter().map(Host::memory).collect();
@@ -16,6 +16,11 @@ pub(crate) fn render(clusters: &[Cluster]) -> String {
         for (host, memory) in hosts.iter().zip(memory) {
             lines.push(format!("  {}", line_of(host, memory)));
         }
+    }
+    for name in incomplete {
+        lines.push(format!(
+            "{name}: incomplete; unless an `up` or `down` is at work on it: svclb-e2e down --name {name}"
+        ));
     }
     lines.join("\n") + "\n"
 }
@@ -48,4 +53,19 @@ fn listed(components: &[Component]) -> String {
         .map(|component| component.as_str())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_cluster_is_shown_with_what_to_do() {
+        assert_eq!(render(&[], &[]), "No cluster is up.\n");
+        assert_eq!(
+            render(&[], &["a".to_owned()]),
+            "No cluster is up.\n\
+             a: incomplete; unless an `up` or `down` is at work on it: svclb-e2e down --name a\n"
+        );
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) fn bring_up(
         progress,
         has_succeeded: false,
     };
-    let cluster = make(options, &paths, owner, progress)?;
+    let cluster = make(options, &paths, owner, progress).map_err(|error| error.keep_log(&paths))?;
     attempt.has_succeeded = true;
     Ok(cluster)
 }
@@ -91,17 +91,11 @@ fn make(
 ) -> Result<Cluster, Error> {
     // What a killed `up` or a killed test has left.
     down::clear(paths)?;
-    prepare::everything(options.nodes, progress)?;
+    prepare::everything(options.nodes, paths.folder(), progress)?;
     requirements::check_files(options.nodes)?;
 
     let hierarchies = Hierarchies::mounted()?;
-    let mut state = State {
-        options: options.clone(),
-        complete: false,
-        owner,
-        handed_down: hierarchies.handed_down(),
-    };
-    state.write(paths)?;
+    let mut state = State::begin(options, owner, paths, &hierarchies)?;
     make_hosts(options, paths, &hierarchies)?;
     let cluster = Cluster::of(options.clone(), paths.clone());
     connect_hosts(&cluster)?;

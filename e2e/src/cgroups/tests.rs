@@ -38,7 +38,7 @@ fn v2() -> Hierarchies {
 
 #[test]
 fn v1_is_a_mount_for_each_hierarchy() {
-    assert_eq!(Hierarchies::parse(V1), Some(v1(None)));
+    assert_eq!(Hierarchies::parse(V1), v1(None));
 }
 
 #[test]
@@ -46,13 +46,13 @@ fn hybrid_is_v1_with_one_mount_more() {
     let hybrid = format!("{V1}{UNIFIED}");
     assert_eq!(
         Hierarchies::parse(&hybrid),
-        Some(v1(Some("/sys/fs/cgroup/unified")))
+        v1(Some("/sys/fs/cgroup/unified"))
     );
 }
 
 #[test]
 fn v2_is_one_mount() {
-    assert_eq!(Hierarchies::parse(V2), Some(v2()));
+    assert_eq!(Hierarchies::parse(V2), v2());
 }
 
 #[test]
@@ -60,23 +60,29 @@ fn a_v1_mount_somewhere_does_not_make_it_v1() {
     // Some VPNs have one, to tell the packets of one program from those of others.
     let stray =
         "90 22 0:60 / /var/lib/vpn/net_cls rw,relatime shared:60 - cgroup net_cls rw,net_cls\n";
-    assert_eq!(Hierarchies::parse(&format!("{V2}{stray}")), Some(v2()));
+    assert_eq!(Hierarchies::parse(&format!("{V2}{stray}")), v2());
 }
 
 #[test]
 fn what_lies_on_top_counts() {
-    assert_eq!(Hierarchies::parse(&format!("{V1}{V2}")), Some(v2()));
+    assert_eq!(Hierarchies::parse(&format!("{V1}{V2}")), v2());
 }
 
 #[test]
 fn no_mount_is_no_hierarchy() {
-    assert_eq!(
-        Hierarchies::parse("22 1 259:2 / / rw - ext4 /dev/sda rw\n"),
-        None
-    );
+    let disk = "22 1 259:2 / / rw - ext4 /dev/sda rw\n";
+    assert_eq!(Hierarchies::parse(disk), Hierarchies::Absent);
     // An empty tmpfs, as some containers have it.
     let empty = V1.lines().nth(1).unwrap();
-    assert_eq!(Hierarchies::parse(empty), None);
+    assert_eq!(Hierarchies::parse(empty), Hierarchies::Absent);
+}
+
+#[test]
+fn where_there_is_no_hierarchy_there_is_nothing_to_remove() {
+    let absent = Hierarchies::Absent;
+    assert_eq!(absent.processes("a"), BTreeSet::new());
+    absent.remove("a", Duration::ZERO).unwrap();
+    absent.restore_handed_down(&absent.handed_down());
 }
 
 #[test]

@@ -25,23 +25,24 @@ impl Host {
             .filter(|process| process.is_alive())
     }
 
-    /// Whether a component was started and not stopped since: if it does not run, it has ended by
-    /// itself or was killed.
+    /// Whether a component was ever started. While a cluster comes up nobody stops one: if it does not
+    /// run then, it has ended by itself or was killed.
     pub(crate) fn was_started(&self, component: Component) -> bool {
         self.plan.paths.process(self.role, component).exists()
     }
 
     /// Starts a component, unless it runs. It does not wait until it is ready.
     pub fn start(&self, component: Component) -> Result<(), Error> {
-        self.check_is_here(component)?;
         if self.process(component).is_some() {
             return Ok(());
         }
         let Plan { options, paths } = &*self.plan;
         let command_line = match self.role {
+            Role::ControlPlane => control_plane::command_line(component, options, paths),
             Role::Node(number) => node::command_line(number, component, options, paths),
-            _ => control_plane::command_line(component, options, paths),
+            Role::Switch | Role::Client => None,
         };
+        let command_line = command_line.ok_or_else(|| self.not_here(component))?;
         let child = self.launch(component, &command_line)?;
         let process = process::leave_to_itself(child);
         Ok(process.record(&paths.process(self.role, component))?)
@@ -111,10 +112,14 @@ impl Host {
         if self.role.components().contains(&component) {
             return Ok(());
         }
-        Err(Error::NotHere {
+        Err(self.not_here(component))
+    }
+
+    fn not_here(&self, component: Component) -> Error {
+        Error::NotHere {
             component,
             host: self.name(),
-        })
+        }
     }
 
     /// Where a component's output goes. It is appended to when the component is started again.

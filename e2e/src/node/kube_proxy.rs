@@ -1,5 +1,7 @@
 //! kube-proxy: it makes packets to Services go to their endpoints, by rules of netfilter.
 
+use std::net::SocketAddr;
+
 use serde_json::json;
 
 use crate::addresses;
@@ -27,7 +29,7 @@ pub(super) fn configuration(number: usize, options: &Options, paths: &Paths) -> 
         // All, in both modes: the default of nftables, the primary address alone, would also have
         // health checks of Services answered in one family alone.
         "nodePortAddresses": addresses::everywhere(options.ip_family),
-        "healthzBindAddress": "0.0.0.0:10256",
+        "healthzBindAddress": SocketAddr::new(addresses::any(options.ip_family), 10256).to_string(),
         "metricsBindAddress": "127.0.0.1:10249",
         "oomScoreAdj": 0,
         // The sysctls behind these exist in the real host's network namespace alone.
@@ -68,12 +70,20 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_cluster_needs_no_ipv6() {
-        let configuration = rendered(&Options {
-            ip_family: IpFamily::Ipv4,
-            ..Options::default()
-        });
-        assert_eq!(configuration["bindAddress"], "0.0.0.0");
-        assert_eq!(configuration["nodePortAddresses"], json!(["0.0.0.0/0"]));
+    fn a_cluster_of_one_family_needs_nothing_of_the_other() {
+        let of = |ip_family| {
+            rendered(&Options {
+                ip_family,
+                ..Options::default()
+            })
+        };
+        let ipv4 = of(IpFamily::Ipv4);
+        assert_eq!(ipv4["bindAddress"], "0.0.0.0");
+        assert_eq!(ipv4["healthzBindAddress"], "0.0.0.0:10256");
+        assert_eq!(ipv4["nodePortAddresses"], json!(["0.0.0.0/0"]));
+        let ipv6 = of(IpFamily::Ipv6);
+        assert_eq!(ipv6["bindAddress"], "::");
+        assert_eq!(ipv6["healthzBindAddress"], "[::]:10256");
+        assert_eq!(ipv6["nodePortAddresses"], json!(["::/0"]));
     }
 }

@@ -176,7 +176,7 @@ fn load_brings_an_image_to_every_node() -> Result<()> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn ready_nodes(cluster: &Cluster) -> Result<Vec<String>> {
+async fn node_names(cluster: &Cluster) -> Result<Vec<String>> {
     let nodes: Api<Node> = Api::all(cluster.kube()?);
     let list = nodes.list(&ListParams::default()).await?;
     Ok(list
@@ -187,7 +187,7 @@ async fn ready_nodes(cluster: &Cluster) -> Result<Vec<String>> {
 }
 
 fn a_kube_client_works_from_the_real_host() -> Result<()> {
-    let nodes = ready_nodes(&shared::cluster()?)?;
+    let nodes = node_names(&shared::cluster()?)?;
     ensure!(nodes == ["node-1", "node-2", "node-3"], "{nodes:?}");
     Ok(())
 }

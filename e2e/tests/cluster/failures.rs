@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use svclb_e2e::repository;
 
 use crate::Test;
+use crate::packages::command_without;
 use crate::shared::{self, NAME, said, svclb_e2e};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -32,6 +33,19 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     (
         "a_kernel_module_that_is_not_loaded_is_named",
         a_kernel_module_that_is_not_loaded_is_named,
+    ),
+    (
+        "a_machine_without_cgroups_is_told",
+        a_machine_without_cgroups_is_told,
+    ),
+    (
+        "where_no_namespaces_can_be_made_it_is_said",
+        where_no_namespaces_can_be_made_it_is_said,
+    ),
+    ("a_missing_go_is_said", a_missing_go_is_said),
+    (
+        "options_that_make_no_cluster_are_refused",
+        options_that_make_no_cluster_are_refused,
     ),
 ];
 
@@ -135,17 +149,22 @@ fn only_root_can_do_anything_with_clusters() -> Result<()> {
     Ok(())
 }
 
-/// A machine that is like this one, but for a mount: the command that makes it, in a mount namespace of
-/// its own.
+/// On a machine that is like this one, but for a mount: the command that makes it, in a mount namespace
+/// of its own.
+fn on_a_machine_with(mount: &str, arguments: &[&str]) -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--mount", "sh", "-c"])
+        .arg(format!(r#"{mount} && exec "$0" "$@""#))
+        .arg(env!("CARGO_BIN_EXE_svclb-e2e"))
+        .args(arguments)
+        .current_dir(repository());
+    unshare
+}
+
 fn up_on_a_machine_with(mount: &str, nodes: &str) -> Result<String> {
-    refused(
-        Command::new("unshare")
-            .args(["--mount", "sh", "-c"])
-            .arg(format!(r#"{mount} && exec "$0" "$@""#))
-            .arg(env!("CARGO_BIN_EXE_svclb-e2e"))
-            .args(["up", "--name", FAILING, "--nodes", nodes])
-            .current_dir(repository()),
-    )
+    let up = ["up", "--name", FAILING, "--nodes", nodes];
+    refused(&mut on_a_machine_with(mount, &up))
 }
 
 fn a_full_disk_is_said_beforehand() -> Result<()> {
@@ -179,5 +198,77 @@ fn a_kernel_module_that_is_not_loaded_is_named() -> Result<()> {
             && said.ends_with("run `modprobe br_netfilter` and try again"),
         "{said}"
     );
+    Ok(())
+}
+
+fn a_machine_without_cgroups_is_told() -> Result<()> {
+    let unmount = "umount --recursive --lazy /sys/fs/cgroup";
+    let refusal = up_on_a_machine_with(unmount, "1")?;
+    ensure!(
+        refusal
+            == "svclb-e2e: no cgroup file system is mounted in /sys/fs/cgroup, without which no container \
+                 can be run: mount it, or ask for --nodes 0",
+        "{refusal}"
+    );
+    // Nor is there anything to clear away.
+    let down = on_a_machine_with(unmount, &["down", "--name", FAILING]).output()?;
+    let printed = said(&down);
+    ensure!(
+        down.status.success() && printed == format!("There is no cluster `{FAILING}`."),
+        "{}: {printed}",
+        down.status
+    );
+    Ok(())
+}
+
+fn where_no_namespaces_can_be_made_it_is_said() -> Result<()> {
+    // Root in a container that is not privileged.
+    let said = refused(
+        Command::new("setpriv")
+            .args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+            .arg(env!("CARGO_BIN_EXE_svclb-e2e"))
+            .args(["up", "--name", FAILING]),
+    )?;
+    ensure!(
+        said == "svclb-e2e: no network, mount and UTS namespaces can be made here: use a machine or VM of \
+                 your own, or a privileged container: EPERM: Operation not permitted",
+        "{said}"
+    );
+    Ok(())
+}
+
+fn a_missing_go_is_said() -> Result<()> {
+    let program = env!("CARGO_BIN_EXE_svclb-e2e");
+    let up = [program, "up", "--name", FAILING, "--nodes", "0"];
+    let output = command_without(&["go"], &up).output()?;
+    let said = said(&output);
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    ensure!(said.contains("The Go toolchain is missing"), "{said}");
+    ensure!(
+        said.ends_with("e2e/kubernetes/build.sh has failed, see above"),
+        "{said}"
+    );
+    ensure!(!folder_is_there(), "a folder is left");
+    Ok(())
+}
+
+fn options_that_make_no_cluster_are_refused() -> Result<()> {
+    for (option, value, expected) in [
+        (
+            "--controllers",
+            "-daemonset-controller",
+            "svclb-e2e: --controllers -daemonset-controller leaves out serviceaccount-controller, without \
+             which no pod can be created: begin with `*,` to name what is not wanted",
+        ),
+        (
+            "--node-monitor-grace",
+            "0s",
+            "svclb-e2e: 0 ms are too short for a node to be silent: it reports every second, so take \
+             --node-monitor-grace 2s or more",
+        ),
+    ] {
+        let said = refused(&mut svclb_e2e(&["up", "--name", FAILING, option, value]))?;
+        ensure!(said == expected, "{said}");
+    }
     Ok(())
 }

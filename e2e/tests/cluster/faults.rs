@@ -5,7 +5,8 @@ use svclb_e2e::{Component, wait};
 
 use crate::Test;
 use crate::shared::{
-    self, HOST_PORT, NAME, PATIENCE, field, get, pod_on, run, said, svclb_e2e, wait_for_ready,
+    self, HOST_PORT, NAME, PATIENCE, field, get, run, said, svclb_e2e, wait_for_ready,
+    wait_for_signs_of_life,
 };
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -80,6 +81,8 @@ fn the_api_server_can_be_away_and_come_back() -> Result<()> {
             .kubectl(&["get", "--raw=/readyz"])
             .map_err(|error| error.to_string())
     })?;
+    // What it says of the nodes is what it knew. They are there when they have spoken to it.
+    wait_for_signs_of_life(&cluster, &cluster.nodes())?;
     for node in cluster.nodes() {
         wait_for_ready(&cluster, &node, "True")?;
     }
@@ -104,21 +107,26 @@ fn etcd_keeps_what_it_had() -> Result<()> {
 fn pods_outlive_their_runtime_and_kubelet() -> Result<()> {
     let cluster = shared::cluster()?;
     let node = cluster.node(1);
-    let id = || {
-        field(
-            &cluster,
-            &format!("pod/{}", pod_on(&cluster, &node)?),
-            ".status.containerStatuses[*].containerID",
-        )
+    // Container, pid and state, as containerd has them.
+    let tasks = || -> Result<Vec<String>> {
+        let list = ["--namespace", "k8s.io", "tasks", "list"];
+        let listed = node.command("ctr").args(list).text()?;
+        let mut tasks: Vec<_> = listed.lines().skip(1).map(str::to_owned).collect();
+        tasks.sort();
+        Ok(tasks)
     };
-    let before = id()?;
+    let before = tasks()?;
+    // The echo pod's container, and the one that holds its namespaces.
+    ensure!(before.len() >= 2, "{before:?}");
     node.stop(Component::Kubelet)?;
     node.stop(Component::Containerd)?;
     get(&cluster.client(), "10.231.1.1", HOST_PORT, "hostname")?;
     node.start(Component::Containerd)?;
     node.start(Component::Kubelet)?;
+    wait_for_signs_of_life(&cluster, std::slice::from_ref(&node))?;
     wait_for_ready(&cluster, &node, "True")?;
-    ensure!(id()? == before, "the container is another one");
+    let after = tasks()?;
+    ensure!(after == before, "{before:?} have become {after:?}");
     get(&cluster.client(), "10.231.1.1", HOST_PORT, "hostname")?;
     Ok(())
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use svclb_e2e::{cgroup, repository, wait};
 
+use crate::shared::said;
+
 /// systemd mounts it when somebody looks at it, as a walk through all sysctls does.
 const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 
@@ -26,7 +28,7 @@ const UNITS: [&str; 6] = [
 ];
 
 /// Sysctls that change by themselves, by their beginnings under `/proc/sys`.
-const VOLATILE: [&str; 18] = [
+const VOLATILE: [&str; 17] = [
     "dev/cdrom/info",
     "fs/aio-nr",
     "fs/binfmt_misc",
@@ -41,7 +43,6 @@ const VOLATILE: [&str; 18] = [
     "kernel/pty/nr",
     "kernel/random/",
     "kernel/sched_domain/",
-    "net/netfilter/nf_conntrack_buckets",
     "net/netfilter/nf_conntrack_count",
     // Written to only.
     "net/ipv4/route/flush",
@@ -96,6 +97,12 @@ impl Snapshot {
                 .args(&command[1..])
                 .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
                 .output()?;
+            ensure!(
+                output.status.success(),
+                "{command:?}: {}: {}",
+                output.status,
+                said(&output)
+            );
             let text = String::from_utf8_lossy(&output.stdout);
             facts.insert(
                 command.join(" "),
@@ -111,6 +118,12 @@ impl Snapshot {
         for hierarchy in cgroup_hierarchies()? {
             let cgroups = cgroups(&hierarchy, cluster).join(" ");
             facts.insert(format!("cgroups in {hierarchy}"), cgroups);
+        }
+        if let Ok(handed_down) = fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control") {
+            facts.insert(
+                "controllers that cgroup v2 hands down".to_owned(),
+                handed_down,
+            );
         }
         let mut sysctls = BTreeMap::new();
         read_sysctls(Path::new("/proc/sys"), &mut sysctls);

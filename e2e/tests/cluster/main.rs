@@ -9,6 +9,7 @@ mod failures;
 mod faults;
 mod host;
 mod nodes;
+mod packages;
 mod shared;
 mod traffic;
 mod untouched;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         faults::TESTS,
         variants::TESTS,
         failures::TESTS,
+        packages::TESTS,
         untouched::TESTS,
     ];
     let trials = tests.concat().into_iter().map(|(name, test)| {

@@ -173,6 +173,25 @@ pub(crate) fn wait_for_ready(cluster: &Cluster, node: &Host, status: &str) -> Re
     Ok(())
 }
 
+/// Waits until each of these nodes' kubelets has told the API server once more that it lives.
+pub(crate) fn wait_for_signs_of_life(cluster: &Cluster, nodes: &[Host]) -> Result<()> {
+    let renewed = |node: &Host| {
+        let lease = format!("lease/{node}");
+        let time = "--output=jsonpath={.spec.renewTime}";
+        cluster.kubectl(&["--namespace=kube-node-lease", "get", &lease, time])
+    };
+    let last: Vec<_> = nodes.iter().map(renewed).collect::<Result<_, _>>()?;
+    for (node, last) in nodes.iter().zip(last) {
+        let expected = format!("the lease of {node} is renewed");
+        wait::until(&expected, PATIENCE, || match renewed(node) {
+            Ok(now) if now != last => Ok(()),
+            Ok(now) => Err(format!("renewed at {now}")),
+            Err(error) => Err(error.to_string()),
+        })?;
+    }
+    Ok(())
+}
+
 /// The command as a person calls it.
 pub(crate) fn svclb_e2e(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_svclb-e2e"));

@@ -1,9 +1,11 @@
 //! The host is afterwards as it was before, however a cluster ends.
 
+use std::fs::Permissions;
 use std::io::Read as _;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,6 +25,10 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     (
         "the_host_is_untouched_after_up_was_killed",
         the_host_is_untouched_after_up_was_killed,
+    ),
+    (
+        "scripts_of_a_killed_up_end_with_what_it_left",
+        scripts_of_a_killed_up_end_with_what_it_left,
     ),
     (
         "up_clears_away_what_a_killed_one_left",
@@ -59,9 +65,9 @@ fn file(name: &str) -> PathBuf {
     repository().join("target/clusters").join(NAME).join(name)
 }
 
-/// With this, no namespace gets its default ServiceAccount: `up` goes on waiting for one, and does not
-/// end before a test has looked.
-const NEVER_COMPLETE: [&str; 2] = ["--controllers", "*,-serviceaccount-controller"];
+/// With this, nobody takes away the taint of a new node that was not ready yet: `up` goes on waiting for
+/// that, and does not end before a test has looked.
+const NEVER_COMPLETE: [&str; 2] = ["--controllers", "*,-node-lifecycle-controller"];
 
 /// Kubernetes may have to be built first.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -99,16 +105,134 @@ fn wait_for_milestone(child: &mut Child, milestone: &str) -> Result<()> {
 
 fn the_host_is_untouched_after_down() -> Result<()> {
     let before = Snapshot::take(NAME)?;
-    run(&["up", "--name", NAME, "--nodes", "2"])?;
+    let bystanders = Bystanders::start()?;
+    let up = svclb_e2e(&["up", "--name", NAME, "--nodes", "2"]).output()?;
+    let said = shared::said(&up);
+    ensure!(up.status.success(), "{}: {said}", up.status);
+    up_says_what_it_does_and_how_to_go_on(&said)?;
     let cluster = Cluster::attach(NAME)?;
     shared::run_echo(&cluster)?;
     get(&cluster.client(), "10.231.1.2", NODE_PORT, "hostname")?;
-    run(&["down", "--name", NAME])?;
+    let down = svclb_e2e(&["down", "--name", NAME]).output()?;
+    let said = shared::said(&down);
+    let seconds = said
+        .strip_prefix(&format!("Cluster `{NAME}` is gone after "))
+        .and_then(|rest| rest.strip_suffix(" s.")?.parse::<f64>().ok());
+    ensure!(
+        down.status.success() && seconds.is_some(),
+        "{}: {said}",
+        down.status
+    );
+    bystanders.check()?;
     before.compare()
+}
+
+/// Steps with times, the time of all, memory, and commands that work as they are said.
+fn up_says_what_it_does_and_how_to_go_on(said: &str) -> Result<()> {
+    let (steps, end) = said
+        .split_once(&format!("Cluster `{NAME}` is up after "))
+        .with_context(|| format!("the end is missing: {said}"))?;
+    for expected in [
+        "hosts control-plane, client, node-1, node-2, as network namespaces on a switch",
+        "containerd on each node, images loaded",
+        "etcd and kube-apiserver are ready",
+        "kube-controller-manager and kube-scheduler are at work",
+        "all nodes are Ready",
+    ] {
+        let mut lines = steps.lines().filter_map(|line| line.split_once(" s  "));
+        let time = lines
+            .find(|(_, step)| *step == expected)
+            .and_then(|(time, _)| time.trim().parse::<f64>().ok());
+        ensure!(
+            time.is_some(),
+            "`{expected}` or its time is missing: {said}"
+        );
+    }
+    let (figures, usage) = end
+        .split_once(" MiB of memory. Use it with\n")
+        .with_context(|| format!("how to use it is missing: {end}"))?;
+    let (seconds, memory) = figures
+        .split_once(" s, with ")
+        .with_context(|| format!("time and memory are missing: {figures}"))?;
+    seconds.parse::<f64>()?;
+    // An API server alone has more than 100 MiB.
+    ensure!(memory.parse::<u64>()? > 100, "{figures}");
+
+    let usage: Vec<_> = usage.lines().map(str::trim).collect();
+    let program = env!("CARGO_BIN_EXE_svclb-e2e");
+    let expected =
+        ["kubectl", "exec", "down"].map(|what| format!("{program} {what} --name {NAME}"));
+    ensure!(
+        usage.len() == 3
+            && usage
+                .iter()
+                .zip(&expected)
+                .all(|(line, begin)| line.starts_with(begin)),
+        "{usage:?}"
+    );
+    let kubectl = Command::new("sh").args(["-c", usage[0]]).output()?;
+    let nodes = String::from_utf8_lossy(&kubectl.stdout);
+    ensure!(nodes.contains("node-2"), "{}: {kubectl:?}", usage[0]);
+    Ok(())
+}
+
+/// Processes of the real host that are called like a cluster's, and are none of its.
+struct Bystanders {
+    folder: PathBuf,
+    processes: Vec<Child>,
+}
+
+impl Bystanders {
+    fn start() -> Result<Self> {
+        let folder =
+            std::env::temp_dir().join(format!("svclb-e2e-bystanders-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let mut bystanders = Self {
+            folder,
+            processes: Vec::new(),
+        };
+        for name in [
+            "containerd",
+            "containerd-shim-runc-v2",
+            "kubelet",
+            "kube-proxy",
+            "etcd",
+            "sleep",
+        ] {
+            let program = bystanders.folder.join(name);
+            symlink("/bin/bash", &program)?;
+            // It ends when its standard input does, which is when this test does.
+            let started = Command::new(program)
+                .args(["-c", "read"])
+                .stdin(Stdio::piped())
+                .spawn()?;
+            bystanders.processes.push(started);
+        }
+        Ok(bystanders)
+    }
+
+    fn check(mut self) -> Result<()> {
+        for process in &mut self.processes {
+            let ended = process.try_wait()?;
+            ensure!(ended.is_none(), "{} has ended: {ended:?}", process.id());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Bystanders {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            drop(process.stdin.take());
+            let _ = process.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }
 
 fn the_host_is_untouched_after_up_was_killed() -> Result<()> {
     let before = Snapshot::take(NAME)?;
+    let bystanders = Bystanders::start()?;
     for milestone in [
         "switch/holder.process",
         "node-2/containerd.process",
@@ -117,9 +241,46 @@ fn the_host_is_untouched_after_up_was_killed() -> Result<()> {
         let mut child = up_until("2", milestone)?;
         child.kill()?;
         child.wait()?;
+        let status = run(&["status"])?;
+        ensure!(
+            status.contains(&format!("\n{NAME}: incomplete; ")),
+            "{status}"
+        );
         run(&["down", "--name", NAME]).context(milestone)?;
         before.compare().context(milestone)?;
     }
+    bystanders.check()
+}
+
+/// One of the programs that the scripts call before there is a cluster takes for ever.
+fn scripts_of_a_killed_up_end_with_what_it_left() -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("svclb-e2e-scripts-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let (program, pid) = (folder.join("sha256sum"), folder.join("pid"));
+    let script = format!(
+        "#!/bin/sh\necho $$ >{0}.new && mv {0}.new {0}\nexec sleep 1000\n",
+        pid.display()
+    );
+    std::fs::write(&program, script)?;
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH")?);
+    let mut up = svclb_e2e(&["up", "--name", NAME, "--nodes", "0"])
+        .env("PATH", path)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let pid = wait::until("build.sh has called sha256sum", PATIENCE, || {
+        std::fs::read_to_string(&pid).map_err(|error| error.to_string())
+    })?;
+    let process = PathBuf::from("/proc").join(pid.trim());
+    up.kill()?;
+    up.wait()?;
+    ensure!(process.exists(), "it has ended with up");
+    run(&["down", "--name", NAME])?;
+    // What has ended and is not yet waited for by its new parent, init, has no command line.
+    let runs = std::fs::read(process.join("cmdline")).is_ok_and(|line| !line.is_empty());
+    ensure!(!runs, "it still runs");
+    ensure!(!file("").exists(), "a folder is left");
+    std::fs::remove_dir_all(&folder)?;
     Ok(())
 }
 
@@ -186,6 +347,13 @@ fn the_host_is_untouched_after_up_failed() -> Result<()> {
         said.contains("nonsense"),
         "the log's last lines are missing: {said}"
     );
+    let log = said
+        .split_once("its log, ")
+        .and_then(|(_, rest)| Some(rest.split_once(", ends with")?.0))
+        .with_context(|| format!("where the log lies is missing: {said}"))?;
+    let kept = std::fs::read_to_string(log).with_context(|| log.to_owned())?;
+    ensure!(kept.contains("nonsense"), "{log}: {kept}");
+    std::fs::remove_file(log)?;
     before.compare()
 }
 
@@ -213,7 +381,7 @@ fn the_host_is_untouched_after_a_panic_in_up() -> Result<()> {
 
 fn one_up_at_a_time_has_a_name() -> Result<()> {
     let before = Snapshot::take(NAME)?;
-    let mut first = up_until("0", "switch/holder.process")?;
+    let mut first = up_until("1", "switch/holder.process")?;
     for command in ["up", "down"] {
         let output = svclb_e2e(&[command, "--name", NAME]).output()?;
         let said = shared::said(&output);
