@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -57,13 +57,13 @@ pub(crate) fn none_and_client_ip(space: &Space<'_>) -> Result<()> {
         }
     })?;
 
-    space.patch_service("web", sticky(1))?;
+    space.patch_service("web", sticky(2))?;
     let mut seen = BTreeSet::new();
     wait::until(
         "another replica answering after the timeout",
         PATIENCE,
         || {
-            thread::sleep(Duration::from_secs(2));
+            thread::sleep(Duration::from_secs(3));
             seen.insert(traffic::ask(&client, address, PORT)?.pod);
             if seen.len() > 1 {
                 Ok(())
@@ -72,5 +72,21 @@ pub(crate) fn none_and_client_ip(space: &Space<'_>) -> Result<()> {
             }
         },
     )?;
+    // So the short timeout is in effect. Within it, one replica answers.
+    for _ in 0..5 {
+        let (first, second) = wait::until("two answers in half the timeout", PATIENCE, || {
+            let start = Instant::now();
+            let first = traffic::ask(&client, address, PORT)?;
+            let second = traffic::ask(&client, address, PORT)?;
+            match start.elapsed() {
+                short if short < Duration::from_secs(1) => Ok((first.pod, second.pod)),
+                long => Err(format!("two answers in {long:?}")),
+            }
+        })?;
+        ensure!(
+            first == second,
+            "expected: one replica within the timeout; seen: {first}, then {second}"
+        );
+    }
     Ok(())
 }

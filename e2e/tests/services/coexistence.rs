@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use svclb_e2e::wait;
 
-use crate::space::{Space, WEB};
+use crate::space::{Space, WEB, host_ports};
 use crate::traffic::{self, Flow};
 use crate::world::{NAMESPACE, PATIENCE, SERVICE_NAME, SERVICE_NAMESPACE, name_of};
 
@@ -44,6 +44,23 @@ pub(crate) fn a_foreign_class(space: &Space<'_>) -> Result<()> {
     // So has it when its endpoints change.
     space.deploy("web", 2, None)?;
     space.wait_for_app("web")?;
+    // A status may be written some time after what it follows from. What is edited now is done later.
+    space.patch_service(
+        "own",
+        json!({"spec": {"ports": [{"port": PORT + 3, "targetPort": WEB}]}}),
+    )?;
+    wait::until("the DaemonSet of the edited Service", PATIENCE, || {
+        let daemonset = space
+            .daemonset("own")
+            .map_err(|error| format!("{error:#}"))?;
+        let ports = daemonset.as_ref().map(host_ports).unwrap_or_default();
+        if ports == [i32::from(PORT + 3)] {
+            Ok(())
+        } else {
+            Err(format!("{ports:?}"))
+        }
+    })?;
+    space.expect_ready_pods("own", &space.world.cluster().nodes())?;
     let after = space.service("foreign")?;
     ensure!(
         after.metadata.resource_version == before.metadata.resource_version,

@@ -35,7 +35,9 @@ pub(crate) fn two_services(space: &Space<'_>) -> Result<()> {
     space.wait_for_app("loser")?;
     space.load_balancer("winner", ports(&[PORT]))?;
     space.expect_addresses("winner", &world.ipv4())?;
+    let winning = space.watch_addresses("winner");
     space.load_balancer("loser", ports(&[PORT]))?;
+    let losing = space.watch_addresses("loser");
     space.expect_event(
         "loser",
         "PortConflict",
@@ -69,11 +71,26 @@ pub(crate) fn two_services(space: &Space<'_>) -> Result<()> {
             .with_context(|| format!("after an edit of {what}"))?;
     }
 
-    let cut = &nodes[2];
+    winning.expect_throughout(&world.ipv4(), "edits of the Service")?;
+
+    let of_the_controller = world.controller_pods()?;
+    let cut = nodes
+        .iter()
+        .find(|node| {
+            of_the_controller
+                .iter()
+                .all(|pod| node_of(pod) != node.name())
+        })
+        .context("the controller is on every node")?;
+    let others: Vec<&Host> = nodes
+        .iter()
+        .filter(|node| node.name() != cut.name())
+        .collect();
+    let winning = space.watch_addresses("winner");
     let pods_before = space.svclb_pods("winner")?;
     cut.cut()?;
     patch_spec(space, &ports(&[PORT, PORT + 2]))?;
-    for node in &nodes[..2] {
+    for node in &others {
         wait::until(
             &format!("a new svclb pod Ready on {node}"),
             PATIENCE,
@@ -97,6 +114,12 @@ pub(crate) fn two_services(space: &Space<'_>) -> Result<()> {
     space.expect_ready_pods("winner", &nodes)?;
     space.expect_addresses("winner", &world.ipv4())?;
     expect_the_winner_has_it(space, &world.ipv4()).context("after an edit with a node cut off")?;
+    let addresses: Vec<IpAddr> = others
+        .iter()
+        .filter_map(|node| Some(node.ipv4()?.into()))
+        .collect();
+    winning.expect_throughout(&addresses, "an edit with another node cut off")?;
+    losing.expect_none_throughout("the time in which another Service has its port")?;
 
     space.delete_service("winner")?;
     space.expect_addresses("loser", &world.ipv4())?;

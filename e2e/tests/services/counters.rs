@@ -4,7 +4,9 @@
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
-use svclb_e2e::Host;
+use svclb_e2e::{Cluster, Host};
+
+use crate::space::node_of;
 
 /// Which of its two kinds of rules a svclb pod has installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,27 @@ pub(crate) fn read(node: &Host, pod: &Pod, backend: Backend) -> Result<Counted> 
             of_iptables(&[ipv4, ipv6].concat())
         }
     }
+}
+
+/// Reads the counters of these pods, in their order, whose rules are of nf_tables.
+pub(crate) fn read_all(cluster: &Cluster, pods: &[Pod]) -> Result<Vec<Counted>> {
+    pods.iter()
+        .map(|pod| read(&cluster.host(node_of(pod))?, pod, Backend::Nftables))
+        .collect()
+}
+
+/// All rules in a pod's network namespace, of both kinds.
+pub(crate) fn rules(node: &Host, pod: &Pod) -> Result<String> {
+    let pid = pid(node, pod)?;
+    let mut text = String::new();
+    for command in [
+        &["nft", "list", "ruleset"][..],
+        &["iptables-legacy-save", "-c"],
+        &["ip6tables-legacy-save", "-c"],
+    ] {
+        text += &within(node, &pid, command)?;
+    }
+    Ok(text)
 }
 
 fn within(node: &Host, pid: &str, command: &[&str]) -> Result<String> {

@@ -47,11 +47,10 @@ pub(crate) fn three_replicas(space: &Space<'_>) -> Result<()> {
     );
     for pod in space.expect_ready_pods("web", &world.cluster().nodes())? {
         let log = world.kubectl(&["logs", "-n", NAMESPACE, name_of(&pod.metadata)])?;
-        let cluster_ip = cluster_ip.to_string();
+        let expected = format!("tcp 80 -> {cluster_ip}:80 from 0.0.0.0/0");
         ensure!(
-            log.lines()
-                .any(|line| line.contains("80") && line.contains(&cluster_ip)),
-            "the log does not say that port 80 goes to {cluster_ip}: {log}"
+            log.lines().any(|line| line == expected),
+            "expected: a line {expected:?} in the log; seen: {log}"
         );
     }
     let by_label = world.kubectl(&[

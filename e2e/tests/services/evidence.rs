@@ -5,9 +5,12 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use svclb_e2e::{Host, repository};
 
-use crate::world::{NAMESPACE, World, name_of};
+use crate::counters;
+use crate::space::node_of;
+use crate::world::{SERVICE_NAME, World, name_of};
 
 /// So much of the end of a component's log.
 const TAIL: i64 = 4 << 20;
@@ -33,22 +36,14 @@ pub(crate) fn keep(world: &World, test: &str) -> Result<PathBuf> {
             "get events -A --sort-by=.metadata.creationTimestamp",
         ),
         ("services", "describe services -A"),
-        (
-            "svclb-pods.log",
-            "logs -n kube-system -l svccontroller.k3s.cattle.io/svcname --all-containers --prefix --tail=-1 --max-log-requests=200",
-        ),
     ] {
         let arguments: Vec<&str> = arguments.split(' ').collect();
         write(&folder.join(file), world.kubectl(&arguments))?;
     }
-    for pod in world.controller_pods().unwrap_or_default() {
-        let name = name_of(&pod.metadata);
-        for (suffix, previous) in [
-            ("log", "--previous=false"),
-            ("previous.log", "--previous=true"),
-        ] {
-            let log = world.kubectl(&["logs", "-n", NAMESPACE, name, previous]);
-            write(&folder.join(format!("{name}.{suffix}")), log)?;
+    // Wherever svclb is installed.
+    for label in ["app.kubernetes.io/name=svclb-controller", SERVICE_NAME] {
+        for pod in world.list_everywhere::<Pod>(label).unwrap_or_default() {
+            keep_pod(world, &folder, &pod)?;
         }
     }
     for host in world.cluster().hosts() {
@@ -61,6 +56,35 @@ pub(crate) fn keep(world: &World, test: &str) -> Result<PathBuf> {
         }
     }
     Ok(folder)
+}
+
+/// Where it is, for who reads of the failure.
+pub(crate) fn told(kept: Result<PathBuf>) -> String {
+    match kept {
+        Ok(folder) => format!("logs are in {}", folder.display()),
+        Err(error) => format!("no logs are kept: {error:#}"),
+    }
+}
+
+/// A pod's logs, and the rules in its network.
+fn keep_pod(world: &World, folder: &Path, pod: &Pod) -> Result<()> {
+    let name = name_of(&pod.metadata);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let logs = ["logs", "-n", namespace, name, "--all-containers"];
+    write(&folder.join(format!("{name}.log")), world.kubectl(&logs))?;
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|status| status.container_statuses.as_ref());
+    let again = |container: &ContainerStatus| container.restart_count > 0;
+    if containers.into_iter().flatten().any(again) {
+        let previous = world.kubectl(&["logs", "-n", namespace, name, "--previous"]);
+        write(&folder.join(format!("{name}.previous.log")), previous)?;
+    }
+    let rules = world
+        .cluster()
+        .host(node_of(pod))
+        .map_err(anyhow::Error::from)
+        .and_then(|node| counters::rules(&node, pod));
+    write(&folder.join(format!("{name}.rules")), rules)
 }
 
 fn write(path: &Path, content: Result<String>) -> Result<()> {

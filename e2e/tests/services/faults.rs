@@ -1,13 +1,11 @@
-//! Faults: nodes cut off, the controller killed, the API server away, everything restarted, all under
-//! traffic.
+//! Faults: nodes cut off, the API server away, everything restarted, all under traffic.
 
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
@@ -15,14 +13,17 @@ use svclb_e2e::{Component, Host, wait};
 
 use crate::counters;
 use crate::measured;
-use crate::random::Random;
-use crate::space::{Space, WEB, node_of};
+use crate::replicas::{node_at_work, restarts, scale_controller};
+use crate::space::{Space, WEB, is_ready, node_of};
 use crate::traffic::{self, Flow};
 use crate::world::{CONTROLLER, NAMESPACE, PATIENCE, World, name_of};
 
 const PORT: u16 = 8110;
 /// A noisy machine gets so much more than a limit that the kernel and Kubernetes keep on a quiet one.
 const SLACK: Duration = Duration::from_secs(4);
+
+/// How long the API server is away.
+const OUTAGE: Duration = Duration::from_secs(30);
 
 fn front(port: u16) -> serde_json::Value {
     json!({"selector": {"app": "web"}, "ports": [{"port": port, "targetPort": WEB}]})
@@ -72,15 +73,38 @@ fn cut_and_heal(space: &Space<'_>, node: &Host) -> Result<Duration> {
     let watched = space.watch_addresses("web");
     let cut = Instant::now();
     node.cut()?;
+    let mut unknown = None;
     let gone = wait::until(&format!("the address of {node} gone"), PATIENCE, || {
+        if unknown.is_none() && ready_is(space.world, node, "Unknown")? {
+            unknown = Some(Instant::now());
+        }
         let gone = watched.gone_after(cut, address);
         gone.ok_or_else(|| format!("{:?}", watched.states().last()))
     })?;
+    if let Some(unknown) = unknown {
+        measured(&format!(
+            "{node} marked Unknown to its address gone: {:.1?}",
+            gone.saturating_duration_since(unknown)
+        ));
+    }
     node.heal()?;
     space.expect_addresses("web", &space.world.ipv4())?;
     space.expect_ready_pods("web", &space.world.cluster().nodes())?;
     space.world.wait_for_controller()?;
     Ok(gone - cut)
+}
+
+/// Whether a node's condition Ready has this status.
+fn ready_is(world: &World, node: &Host, status: &str) -> Result<bool, String> {
+    let got = world.block_on(world.node_api().get(&node.name()));
+    let node = got.map_err(|error| error.to_string())?;
+    Ok(ready(node).is_some_and(|ready| ready.status == status))
+}
+
+fn ready(node: Node) -> Option<NodeCondition> {
+    let conditions = node.status.and_then(|status| status.conditions);
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.find(|condition| condition.type_ == "Ready")
 }
 
 /// Waits until another node has been Ready for over a minute, as on a cluster whose nodes are not cut
@@ -91,185 +115,36 @@ fn expect_another_long_ready(world: &World, node: &Host) -> Result<()> {
         let listed = world.block_on(world.node_api().list(&ListParams::default()));
         let mut seen = Vec::new();
         for other in listed.map_err(|error| error.to_string())? {
-            let conditions = other.status.and_then(|status| status.conditions);
-            let ready = conditions
-                .into_iter()
-                .flatten()
-                .find(|condition| condition.type_ == "Ready" && condition.status == "True");
-            let since = ready.and_then(|ready| ready.last_transition_time);
+            let name = name_of(&other.metadata).to_owned();
+            let since = ready(other)
+                .filter(|ready| ready.status == "True")
+                .and_then(|ready| ready.last_transition_time);
             let time = since.map(|since| Timestamp::now().duration_since(since.0));
-            if name_of(&other.metadata) != node.name() && time > Some(SignedDuration::from_mins(1))
-            {
+            if name != node.name() && time > Some(SignedDuration::from_mins(1)) {
                 return Ok(());
             }
-            seen.push((name_of(&other.metadata).to_owned(), time));
+            seen.push((name, time));
         }
         Err(format!("{seen:?}"))
     })?;
     Ok(())
 }
 
-/// The pod whose name is in the Lease.
-fn pod_at_work(world: &World) -> Result<Pod> {
-    let leases = world.api::<Lease>(NAMESPACE);
-    let pods = world.api::<Pod>(NAMESPACE);
-    let pod = wait::until("a running controller in the Lease", PATIENCE, || {
-        let lease = world
-            .block_on(leases.get(CONTROLLER))
-            .map_err(|error| error.to_string())?;
-        let holder = lease
-            .spec
-            .and_then(|spec| spec.holder_identity)
-            .ok_or("nobody")?;
-        world
-            .block_on(pods.get(&holder))
-            .map_err(|error| format!("{holder}: {error}"))
-    })?;
-    Ok(pod)
-}
-
-fn node_at_work(world: &World) -> Result<Host> {
-    Ok(world.cluster().host(node_of(&pod_at_work(world)?))?)
-}
-
-fn scale_controller(world: &World, replicas: u8) -> Result<()> {
-    let deployment = format!("deployment/{CONTROLLER}");
-    let replicas = format!("--replicas={replicas}");
-    world.kubectl(&["scale", "-n", NAMESPACE, &deployment, &replicas])?;
-    world.wait_for_controller()
-}
-
-/// Fifty changes of eight Services, and three times in between the controller is killed: two crashes,
-/// and a pod that is gone without having left the Lease. Afterwards all is as it was last wanted.
-pub(crate) fn the_controller_is_killed(space: &Space<'_>) -> Result<()> {
-    let world = space.world;
-    let mut random = Random::new();
-    space.app("web", 1)?;
-    let name = |number: u16| format!("web-{number}");
-    let mut second_ports = [false; 8];
-    for number in 0..8 {
-        space.load_balancer(&name(number), front(PORT + 1 + number))?;
-    }
-    let kills = [
-        random.below(15),
-        15 + random.below(15),
-        30 + random.below(20),
-    ];
-    for change in 0..50 {
-        match kills.iter().position(|kill| *kill == change) {
-            Some(1) => delete_at_once(world)?,
-            Some(_) => crash(world)?,
-            None => {}
-        }
-        let number = random.below(8);
-        let has_second = &mut second_ports[usize::from(number)];
-        *has_second = !*has_second;
-        let mut ports = vec![json!({"name": "web", "port": PORT + 1 + number, "targetPort": WEB})];
-        if *has_second {
-            ports.push(json!({"name": "second", "port": PORT + 11 + number, "targetPort": WEB}));
-        }
-        space.patch_service(&name(number), json!({"spec": {"ports": ports}}))?;
-        thread::sleep(Duration::from_millis(u64::from(random.below(200))));
-    }
-    for number in 0..8 {
-        let name = name(number);
-        let mut wanted = vec![i32::from(PORT + 1 + number)];
-        wanted.extend(second_ports[usize::from(number)].then_some(i32::from(PORT + 11 + number)));
-        wait::until(
-            &format!("a DaemonSet of Service {name} with the ports {wanted:?}"),
-            PATIENCE,
-            || {
-                let daemonset = space
-                    .daemonset(&name)
-                    .map_err(|error| format!("{error:#}"))?;
-                let spec = daemonset
-                    .and_then(|daemonset| daemonset.spec?.template.spec)
-                    .ok_or("none")?;
-                let ports = spec
-                    .containers
-                    .iter()
-                    .flat_map(|container| container.ports.iter().flatten());
-                let ports: Vec<i32> = ports.filter_map(|port| port.host_port).collect();
-                if ports == wanted {
-                    Ok(())
-                } else {
-                    Err(format!("{ports:?}"))
-                }
-            },
-        )?;
-        space.expect_ready_pods(&name, &world.cluster().nodes())?;
-        space.expect_addresses(&name, &world.ipv4())?;
-        for port in wanted {
-            traffic::ask_patiently(&world.client(), world.ipv4()[0], u16::try_from(port)?)?;
-        }
-    }
-    world.wait_for_controller()
-}
-
-/// The process is killed; the kubelet starts it again.
-fn crash(world: &World) -> Result<()> {
-    let pod = pod_at_work(world)?;
-    let node = world.cluster().host(node_of(&pod))?;
-    if let Ok(pid) = counters::pid(&node, &pod) {
-        node.command("kill").args(["-KILL", &pid]).text()?;
-    }
-    Ok(())
-}
-
-/// The pod is gone at once; another one is made.
-fn delete_at_once(world: &World) -> Result<()> {
-    let pod = pod_at_work(world)?;
-    let at_once = DeleteParams::default().grace_period(0);
-    let pods = world.api::<Pod>(NAMESPACE);
-    world.block_on(pods.delete(name_of(&pod.metadata), &at_once))?;
-    Ok(())
-}
-
-/// The working one of two replicas goes: the other one works on.
-pub(crate) fn a_second_replica_takes_over(space: &Space<'_>) -> Result<()> {
-    let world = space.world;
-    scale_controller(world, 2)?;
-    let first = pod_at_work(world)?;
-    let start = Instant::now();
-    world.kubectl(&[
-        "delete",
-        "pod",
-        "-n",
-        NAMESPACE,
-        name_of(&first.metadata),
-        "--wait=false",
-    ])?;
-    space.load_balancer("web", front(PORT + 20))?;
-    space.expect_addresses("web", &world.ipv4())?;
-    measured(&format!(
-        "the working replica deleted: the next Service is served after {:.1?}",
-        start.elapsed()
-    ));
-    let second = pod_at_work(world)?;
-    ensure!(
-        second.metadata.uid != first.metadata.uid,
-        "the Lease is still the first replica's"
-    );
-    scale_controller(world, 1)
-}
-
-/// The API server is away for a while, with traffic flowing: no address leaves status afterwards,
-/// while the nodes are marked as silent and come back one by one.
+/// The API server is away for 30 s, with traffic flowing: no address leaves status afterwards, while the
+/// nodes are marked as silent and come back one by one.
 pub(crate) fn the_api_server_is_away_for_longer_than_the_grace(space: &Space<'_>) -> Result<()> {
-    let grace = space.world.cluster().options().node_monitor_grace;
-    api_server_away(space, grace + Duration::from_secs(4))?;
-    Ok(())
+    api_server_away(space).map(drop)
 }
 
-/// Likewise for 30 s, shorter than nodes may be silent: not one request fails.
+/// Likewise where nodes may be silent for longer: not one request fails.
 pub(crate) fn the_api_server_is_away_for_less_than_the_grace(space: &Space<'_>) -> Result<()> {
-    for flow in api_server_away(space, Duration::from_secs(30))? {
+    for flow in api_server_away(space)? {
         flow.expect_no_failure("an outage of the API server")?;
     }
     Ok(())
 }
 
-fn api_server_away(space: &Space<'_>, time: Duration) -> Result<Vec<traffic::Record>> {
+fn api_server_away(space: &Space<'_>) -> Result<Vec<traffic::Record>> {
     let world = space.world;
     space.app("web", 3)?;
     space.load_balancer("web", front(PORT + 21))?;
@@ -303,7 +178,7 @@ fn api_server_away(space: &Space<'_>, time: Duration) -> Result<Vec<traffic::Rec
     let control_plane = world.cluster().control_plane();
     // Not asked to end: it would wait ten seconds for the watches.
     control_plane.kill(Component::KubeApiserver)?;
-    thread::sleep(time);
+    thread::sleep(OUTAGE);
     control_plane.start(Component::KubeApiserver)?;
     wait::until("the API server", PATIENCE, || {
         space
@@ -312,8 +187,14 @@ fn api_server_away(space: &Space<'_>, time: Duration) -> Result<Vec<traffic::Rec
             .map_err(|error| format!("{error:#}"))
     })?;
     // The node lifecycle controller marks the nodes within its grace, and the kubelets take it back.
+    let back = Instant::now();
     thread::sleep(Duration::from_secs(12));
     expect_nodes_ready(world)?;
+    measured(&format!(
+        "the API server away for {OUTAGE:?}: all nodes are Ready {:.1?} after it is back",
+        back.elapsed()
+    ));
+    thread::sleep(Duration::from_secs(5));
     watched.expect_throughout(&addresses, "an outage of the API server")?;
     // Its watches wait for up to half a minute before they try again, and with them what is deleted.
     control_plane.restart(Component::KubeControllerManager)?;
@@ -348,13 +229,8 @@ pub(crate) fn everything_restarts_under_traffic(space: &Space<'_>) -> Result<()>
     }
     let watched = space.watch_addresses("web");
 
-    for pod in &pods {
-        let node = cluster.host(node_of(pod))?;
-        node.command("kill")
-            .args(["-KILL", &counters::pid(&node, pod)?])
-            .text()?;
-    }
-    space.expect_ready_pods("web", &cluster.nodes())?;
+    kill_pods(space, "web", &pods)?;
+    kill_pods_on_their_own_path(space)?;
     for pod in space.svclb_pods("web")? {
         world.block_on(
             world
@@ -397,4 +273,53 @@ pub(crate) fn everything_restarts_under_traffic(space: &Space<'_>) -> Result<()>
         flow.stop()?.expect_no_failure("restarts of everything")?;
     }
     Ok(())
+}
+
+/// Kills the processes of these pods, and waits until the kubelets have started them again.
+fn kill_pods(space: &Space<'_>, service: &str, pods: &[Pod]) -> Result<()> {
+    for pod in pods {
+        let node = space.world.cluster().host(node_of(pod))?;
+        node.command("kill")
+            .args(["-KILL", &counters::pid(&node, pod)?])
+            .text()?;
+    }
+    wait::until("the killed pods Ready again", PATIENCE, || {
+        let now = space
+            .svclb_pods(service)
+            .map_err(|error| format!("{error:#}"))?;
+        let again = |before: &Pod| {
+            now.iter().any(|pod| {
+                pod.metadata.uid == before.metadata.uid
+                    && restarts(pod) > restarts(before)
+                    && is_ready(pod)
+            })
+        };
+        if pods.iter().all(again) {
+            Ok(())
+        } else {
+            let seen = now.iter().map(|pod| (restarts(pod), is_ready(pod)));
+            Err(format!("{:?}", seen.collect::<Vec<_>>()))
+        }
+    })?;
+    Ok(())
+}
+
+/// Where nobody but the pods forwards, their rules stay in place while they are killed and started again.
+fn kill_pods_on_their_own_path(space: &Space<'_>) -> Result<()> {
+    let world = space.world;
+    let annotations = json!({"annotations": {"svclb.io/ip-mode": "Proxy"}});
+    space.load_balancer_with("own", annotations, front(PORT + 23))?;
+    space.expect_mode("own", &world.ipv4(), "Proxy")?;
+    let pods = space.expect_ready_pods("own", &world.cluster().nodes())?;
+    let mut flows = Vec::new();
+    for address in world.ipv4() {
+        traffic::await_answer(world.cluster(), address, PORT + 23)?;
+        flows.push(Flow::http(&world.client(), address, PORT + 23));
+    }
+    kill_pods(space, "own", &pods)?;
+    for flow in flows {
+        flow.stop()?
+            .expect_no_failure("the svclb pods killed, on their own path")?;
+    }
+    space.delete_service("own")
 }

@@ -36,6 +36,52 @@ patches:
                 env: [{name: SVCLB_POD_IMAGE, value: "localhost/svclb-pod:VERSION"}]
 "#;
 
+/// With a Service in place, the manifest is applied over an older form of itself, and again: the Service keeps its
+/// addresses and its DaemonSet throughout, and what is there already is not changed.
+pub(crate) fn applied_again(space: &Space<'_>) -> Result<()> {
+    let world = space.world;
+    space.load_balancer(
+        "web",
+        json!({"ports": [{"port": PORT + 3, "targetPort": WEB}]}),
+    )?;
+    space.expect_addresses("web", &world.ipv4())?;
+    space.expect_ready_pods("web", &world.cluster().nodes())?;
+    let uids = || -> Result<_> {
+        let daemonset = space.daemonset("web")?.context("no DaemonSet")?;
+        Ok((space.service("web")?.metadata.uid, daemonset.metadata.uid))
+    };
+    let before = uids()?;
+    let watched = space.watch_addresses("web");
+
+    let older = fs::read_to_string(manifest())?
+        .replace("cpu: 10m", "cpu: 20m")
+        .replace("periodSeconds: 2\n", "periodSeconds: 3\n")
+        .replace("description: Pods", "description: In former times, pods")
+        .replace("verbs: [get, create, patch, delete]", "verbs: [\"*\"]");
+    let file = repository().join("target/e2e-older.yaml");
+    fs::write(&file, older)?;
+    for (file, changed) in [
+        (file.display().to_string(), 3),
+        (manifest(), 3),
+        (manifest(), 0),
+    ] {
+        let told = world.kubectl(&["apply", "-f", &file])?;
+        world.wait_for_controller()?;
+        let of_changes = told.lines().filter(|line| !line.ends_with(" unchanged"));
+        ensure!(
+            of_changes.count() == changed && told.lines().count() > changed,
+            "expected: {changed} objects changed by applying {file}; seen: {told}"
+        );
+    }
+    space.expect_ready_pods("web", &world.cluster().nodes())?;
+    let after = uids()?;
+    ensure!(
+        after == before,
+        "expected: the same Service and DaemonSet; seen: {before:?}, then {after:?}"
+    );
+    watched.expect_throughout(&world.ipv4(), "the manifest applied again and again")
+}
+
 /// Uninstalled with Services in place: nothing hangs, then or when the Services are deleted. Then
 /// installed elsewhere, with another class and two replicas.
 pub(crate) fn uninstalled_and_elsewhere(space: &Space<'_>) -> Result<()> {

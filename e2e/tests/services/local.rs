@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use svclb_e2e::{Host, wait};
 
@@ -47,9 +48,21 @@ pub(crate) fn status_follows_the_endpoints(space: &Space<'_>) -> Result<()> {
             )?;
         }
     }
-    space.expect_ready_pods("local", &cluster.nodes())?;
-    for address in cluster.node(3).addresses() {
+    let pods = space.expect_ready_pods("local", &cluster.nodes())?;
+    let elsewhere = cluster.node(3);
+    let pod = pods
+        .iter()
+        .find(|pod| node_of(pod) == elsewhere.name())
+        .context("no svclb pod on the node")?;
+    for address in elsewhere.addresses() {
+        let before = counters::read(&elsewhere, pod, Backend::Nftables)?;
         let answer = traffic::ask_patiently(&client, address, PORT)?;
+        let after = counters::read(&elsewhere, pod, Backend::Nftables)?;
+        ensure!(
+            after.accepted > before.accepted,
+            "expected: packets to {address}, which is not in status, let pass by the svclb pod; \
+             seen: {before:?}, then {after:?}"
+        );
         ensure!(
             answer.client != own_address(&client, address)?,
             "at {address}, which is not in status, the client's address arrives: {answer:?}"
@@ -85,36 +98,83 @@ pub(crate) fn source_ranges(space: &Space<'_>) -> Result<()> {
         dual_stack(&json!(["172.30.77.0/24", "fd31:77::/64"])),
     )?;
     space.expect_mode("ranges", &addresses, "VIP")?;
-    space.expect_ready_pods("ranges", &space.world.cluster().nodes())?;
+    let pods = space.expect_ready_pods("ranges", &space.world.cluster().nodes())?;
     expect_client_alone(space, &addresses, PORT + 1)?;
+    expect_kube_proxy_alone(space, &pods, &addresses, PORT + 1)?;
 
     let proxy = json!({"metadata": {"annotations": {"svclb.io/ip-mode": "Proxy"}}});
     space.patch_service("ranges", proxy)?;
     space.expect_mode("ranges", &addresses, "Proxy")?;
     let pods = space.expect_ready_pods("ranges", &space.world.cluster().nodes())?;
     expect_client_alone(space, &addresses, PORT + 1)?;
-    let outsider = space.world.cluster().control_plane();
-    for pod in &pods {
-        let node = space.world.cluster().host(node_of(pod))?;
-        let address = node.addresses()[0];
-        // Until kube-proxy's next sync its rules still answer, and the pod sees nothing.
-        wait::until(
-            &format!("packets let in and kept out by the pod on {node}"),
-            PATIENCE,
-            || {
-                traffic::ask(&space.world.client(), address, PORT + 1)?;
-                traffic::expect_silence(&outsider, &[address], PORT + 1)
-                    .map_err(|error| format!("{error:#}"))?;
-                let counted = counters::read(&node, pod, Backend::Nftables)
-                    .map_err(|error| format!("{error:#}"))?;
-                if counted.accepted > 0 && counted.dropped > 0 {
-                    Ok(())
-                } else {
-                    Err(format!("{counted:?}"))
-                }
-            },
-        )?;
+    for family in [space.world.ipv4(), space.world.ipv6()] {
+        expect_pods_decide(space, &pods, &family, PORT + 1)?;
     }
+    Ok(())
+}
+
+/// The client is let in at these addresses, and the pods see nothing of it.
+fn expect_kube_proxy_alone(
+    space: &Space<'_>,
+    pods: &[Pod],
+    addresses: &[IpAddr],
+    port: u16,
+) -> Result<()> {
+    // Until kube-proxy's next sync it is the pods that answer.
+    wait::until(
+        &format!("the client let in at {addresses:?} by kube-proxy alone"),
+        PATIENCE,
+        || {
+            let read = || {
+                counters::read_all(space.world.cluster(), pods)
+                    .map_err(|error| format!("{error:#}"))
+            };
+            let before = read()?;
+            for address in addresses {
+                traffic::ask(&space.world.client(), *address, port)?;
+            }
+            let after = read()?;
+            let mut of_each = before.iter().zip(&after);
+            if of_each.all(|(before, after)| after.accepted == before.accepted) {
+                Ok(())
+            } else {
+                Err(format!("{before:?}, then {after:?}"))
+            }
+        },
+    )?;
+    Ok(())
+}
+
+/// At the address of each node, its pod lets the client in and keeps the control plane's host out.
+fn expect_pods_decide(
+    space: &Space<'_>,
+    pods: &[Pod],
+    addresses: &[IpAddr],
+    port: u16,
+) -> Result<()> {
+    // Until kube-proxy's next sync its rules still answer, and the pods see nothing.
+    wait::until(
+        &format!("packets to {addresses:?} let in and kept out by the pods"),
+        PATIENCE,
+        || {
+            let said = |error: anyhow::Error| format!("{error:#}");
+            let cluster = space.world.cluster();
+            let before = counters::read_all(cluster, pods).map_err(said)?;
+            for address in addresses {
+                traffic::ask(&space.world.client(), *address, port)?;
+            }
+            traffic::expect_silence(&cluster.control_plane(), addresses, port).map_err(said)?;
+            let after = counters::read_all(cluster, pods).map_err(said)?;
+            let mut of_each = before.iter().zip(&after);
+            if of_each.all(|(before, after)| {
+                after.accepted > before.accepted && after.dropped > before.dropped
+            }) {
+                Ok(())
+            } else {
+                Err(format!("{before:?}, then {after:?}"))
+            }
+        },
+    )?;
     Ok(())
 }
 

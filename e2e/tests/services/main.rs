@@ -25,6 +25,7 @@ mod modes;
 mod nodes;
 mod own_path;
 mod ports;
+mod replicas;
 mod types;
 
 use std::process::ExitCode;
@@ -91,14 +92,15 @@ fn main() -> ExitCode {
             "everything-restarts",
             faults::everything_restarts_under_traffic,
         ),
-        in_shared("second-replica", faults::a_second_replica_takes_over),
-        in_shared("controller-killed", faults::the_controller_is_killed),
+        in_shared("second-replica", replicas::a_second_replica_takes_over),
+        in_shared("controller-killed", replicas::the_controller_is_killed),
         in_shared("node-cut-off", faults::a_node_is_cut_off),
         in_shared(
             "api-server-away",
             faults::the_api_server_is_away_for_longer_than_the_grace,
         ),
         in_shared("two-hundred-services", churn::two_hundred_services),
+        in_shared("applied-again", installing::applied_again),
         in_shared(
             "uninstalled-and-elsewhere",
             installing::uninstalled_and_elsewhere,
@@ -133,10 +135,7 @@ fn run(world: &World, name: &str, test: Test) -> Result<()> {
     let Err(error) = outcome else {
         return Ok(());
     };
-    let kept = match evidence::keep(world, name) {
-        Ok(folder) => format!("logs are in {}", folder.display()),
-        Err(error) => format!("no logs are kept: {error:#}"),
-    };
+    let kept = evidence::told(evidence::keep(world, name));
     let after = space.delete().and_then(|()| world.put_right());
     after.with_context(|| format!("after this failure: {error:#}"))?;
     Err(error.context(kept))

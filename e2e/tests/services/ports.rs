@@ -8,10 +8,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use svclb_e2e::wait;
 
+use crate::counters::{self, Counted};
 use crate::measured;
 use crate::space::{Space, UDP, WEB, is_ready, node_of};
 use crate::traffic::{self, Flow};
 use crate::world::PATIENCE;
+
+/// What kube-proxy may take beside its pause between two syncs, on a machine that is busy otherwise.
+const SLACK: Duration = Duration::from_secs(9);
 
 /// TCP and UDP on one port, several ports, ports of the pods by name.
 pub(crate) fn protocols_and_names(space: &Space<'_>) -> Result<()> {
@@ -71,9 +75,30 @@ pub(crate) fn kube_proxys_path_is_not_interrupted(space: &Space<'_>) -> Result<(
         }
         space.expect_addresses("web", &space.world.ipv4())?;
     }
+    expect_past_the_pods(space, &flows)?;
     for flow in flows {
         flow.stop()?.expect_no_failure("changes of other ports")?;
     }
+    Ok(())
+}
+
+/// Requests are answered that none of the svclb pods has seen.
+fn expect_past_the_pods(space: &Space<'_>, flows: &[Flow]) -> Result<()> {
+    let pods = space.expect_ready_pods("web", &space.world.cluster().nodes())?;
+    let before = counters::read_all(space.world.cluster(), &pods)?;
+    for flow in flows {
+        for _ in 0..10 {
+            flow.answered_after(Instant::now())?;
+        }
+    }
+    let after = counters::read_all(space.world.cluster(), &pods)?;
+    let accepted = |counted: &[Counted]| -> Vec<u64> {
+        counted.iter().map(|counted| counted.accepted).collect()
+    };
+    ensure!(
+        accepted(&after) == accepted(&before),
+        "expected: requests answered past the svclb pods; seen: {before:?}, then {after:?}"
+    );
     Ok(())
 }
 
@@ -194,11 +219,22 @@ pub(crate) fn a_port_that_another_has(space: &Space<'_>) -> Result<()> {
         "requests go astray again, {:?} after our patch",
         last.map(|last| last - patched)
     );
+    let limit = space.world.cluster().options().proxy_min_sync + SLACK;
+    let after_patch = last.map(|last| last.saturating_duration_since(patched));
+    ensure!(
+        after_patch.is_none_or(|time| time <= limit),
+        "expected: nothing astray {limit:?} after our patch; seen: {after_patch:?}"
+    );
     measured(&format!(
-        "a Service edited to another one's port: {:.2?} until our patch, the last request astray {:.2?} after the edit",
+        "a Service edited to another one's port: {:.2?} until our patch, {}",
         patched - edited,
-        last.map(|last| last.saturating_duration_since(edited))
-            .unwrap_or_default()
+        match last {
+            Some(last) => format!(
+                "the last request astray {:.2?} after the edit",
+                last.saturating_duration_since(edited)
+            ),
+            None => "not one request astray".to_owned(),
+        }
     ));
     space.expect_event("mover", "PortConflict", &["8048", "holder"])?;
     Ok(())

@@ -361,7 +361,7 @@ impl<'w> Space<'w> {
     }
 
     /// Follows the addresses in a Service's status from now on.
-    pub(crate) fn watch_addresses(&self, service: &str) -> Watched {
+    pub(crate) fn watch_addresses(&self, service: &str) -> Watched<'w> {
         Watched::start(self.world, &self.name, service)
     }
 
@@ -432,6 +432,15 @@ pub(crate) fn published(service: &Service) -> Result<Vec<(IpAddr, String)>> {
             Ok((ip.parse()?, ingress.ip_mode.clone().unwrap_or_default()))
         })
         .collect()
+}
+
+/// The host ports of a DaemonSet's pods.
+pub(crate) fn host_ports(daemonset: &DaemonSet) -> Vec<i32> {
+    let spec = daemonset.spec.as_ref();
+    let spec = spec.and_then(|spec| spec.template.spec.as_ref());
+    let containers = spec.into_iter().flat_map(|spec| &spec.containers);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports.filter_map(|port| port.host_port).collect()
 }
 
 /// The node that a pod is bound to.

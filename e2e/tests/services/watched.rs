@@ -9,27 +9,44 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
+use svclb_e2e::wait;
 use tokio::task::JoinHandle;
 
 use crate::space::published;
-use crate::world::World;
+use crate::world::{PATIENCE, World};
 
-/// When a state was seen, and its addresses.
-type State = (Instant, Vec<IpAddr>);
+/// A state of a Service.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    /// When it was seen.
+    at: Instant,
+    addresses: Vec<IpAddr>,
+    resource_version: Option<String>,
+}
 
 /// A watch of one Service. It outlives the API server.
-pub(crate) struct Watched {
+pub(crate) struct Watched<'w> {
+    world: &'w World,
+    api: Api<Service>,
+    service: String,
     states: Arc<Mutex<Vec<State>>>,
     task: JoinHandle<()>,
 }
 
-impl Watched {
+impl<'w> Watched<'w> {
     /// Begins to watch.
-    pub(crate) fn start(world: &World, namespace: &str, service: &str) -> Self {
+    pub(crate) fn start(world: &'w World, namespace: &str, service: &str) -> Self {
         let states = Arc::default();
         let api = world.api::<Service>(namespace);
-        let task = follow(api, format!("metadata.name={service}"), Arc::clone(&states));
+        let task = follow(
+            api.clone(),
+            format!("metadata.name={service}"),
+            Arc::clone(&states),
+        );
         Self {
+            world,
+            api,
+            service: service.to_owned(),
             states,
             task: world.spawn(task),
         }
@@ -48,31 +65,64 @@ impl Watched {
         let states = self.states();
         let state = states
             .iter()
-            .find(|(at, addresses)| *at >= moment && !addresses.contains(&address));
-        state.map(|(at, _)| *at)
+            .find(|state| state.at >= moment && !state.addresses.contains(&address));
+        state.map(|state| state.at)
     }
 
     /// Ends, and fails if one of these addresses was not in status at any time.
     pub(crate) fn expect_throughout(self, addresses: &[IpAddr], during: &str) -> Result<()> {
-        let states = self.states();
-        self.task.abort();
-        ensure!(!states.is_empty(), "the Service was never seen");
-        for (at, seen) in &states {
+        let states = self.end()?;
+        for state in &states {
             let missing: Vec<_> = addresses
                 .iter()
-                .filter(|address| !seen.contains(address))
+                .filter(|address| !state.addresses.contains(address))
                 .collect();
             ensure!(
                 missing.is_empty(),
                 "expected: {addresses:?} in status throughout {during}; seen: {missing:?} not in it after {:?}",
-                *at - states[0].0
+                state.at - states[0].at
             );
         }
         Ok(())
     }
+
+    /// Ends, and fails if any address was in status at any time.
+    pub(crate) fn expect_none_throughout(self, during: &str) -> Result<()> {
+        let states = self.end()?;
+        for state in &states {
+            ensure!(
+                state.addresses.is_empty(),
+                "expected: no address in status throughout {during}; seen: {:?} after {:?}",
+                state.addresses,
+                state.at - states[0].at
+            );
+        }
+        Ok(())
+    }
+
+    /// All states up to this moment: a watch that had died on the way would be no proof, so it must
+    /// have seen the Service as it is now.
+    fn end(self) -> Result<Vec<State>> {
+        let expected = format!("Service {} as it is, seen by its watch", self.service);
+        let states = wait::until(&expected, PATIENCE, || {
+            let now = self
+                .world
+                .block_on(self.api.get(&self.service))
+                .map_err(|error| error.to_string())?;
+            let states = self.states();
+            match states.last() {
+                Some(last) if last.resource_version == now.metadata.resource_version => Ok(states),
+                last => Err(format!(
+                    "{last:?} instead of {:?}",
+                    now.metadata.resource_version
+                )),
+            }
+        })?;
+        Ok(states)
+    }
 }
 
-impl Drop for Watched {
+impl Drop for Watched<'_> {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -82,9 +132,13 @@ impl Drop for Watched {
 async fn follow(api: Api<Service>, field: String, states: Arc<Mutex<Vec<State>>>) {
     let note = |service: &Service| {
         let addresses = published(service).unwrap_or_default();
-        let addresses = addresses.into_iter().map(|(address, _)| address).collect();
+        let state = State {
+            at: Instant::now(),
+            addresses: addresses.into_iter().map(|(address, _)| address).collect(),
+            resource_version: service.metadata.resource_version.clone(),
+        };
         let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.push((Instant::now(), addresses));
+        states.push(state);
     };
     loop {
         if let Ok(list) = api.list(&ListParams::default().fields(&field)).await {

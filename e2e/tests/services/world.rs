@@ -23,6 +23,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::evidence;
+
 /// How long anything may take that has no limit of its own: the machine may be busy otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,10 +55,17 @@ impl World {
     pub(crate) fn up(options: &Options) -> Result<Self> {
         let temporary = Temporary::up(options, &Progress::silent())?;
         let world = Self::of(temporary.clone(), Some(temporary))?;
-        world.cluster.load(&[&images()?])?;
-        world.kubectl(&["apply", "-f", &manifest()])?;
-        world.wait_for_controller()?;
-        Ok(world)
+        let Err(error) = world.install() else {
+            return Ok(world);
+        };
+        let kept = evidence::keep(&world, &format!("{}-up", options.name));
+        Err(error.context(evidence::told(kept)))
+    }
+
+    fn install(&self) -> Result<()> {
+        self.cluster.load(&[&images()?])?;
+        self.kubectl(&["apply", "-f", &manifest()])?;
+        self.wait_for_controller()
     }
 
     fn of(cluster: Cluster, temporary: Option<Temporary>) -> Result<Self> {
@@ -145,6 +154,16 @@ impl World {
             + DeserializeOwned,
     {
         let api = self.api::<K>(namespace);
+        let listed = self.block_on(api.list(&ListParams::default().labels(labels)))?;
+        Ok(listed.items)
+    }
+
+    /// The objects of one kind in all namespaces that have these labels.
+    pub(crate) fn list_everywhere<K>(&self, labels: &str) -> Result<Vec<K>>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api = Api::<K>::all(self.client.clone());
         let listed = self.block_on(api.list(&ListParams::default().labels(labels)))?;
         Ok(listed.items)
     }
