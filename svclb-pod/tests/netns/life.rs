@@ -40,6 +40,8 @@ struct Image(PathBuf);
 
 impl Image {
     fn new(name: &str) -> Self {
+        // Another run of the tests may be at it as well.
+        let name = format!("{name}-{}", std::process::id());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(folder.join("proc")).unwrap();
         fs::copy(PROGRAM, folder.join("svclb-pod")).unwrap();
