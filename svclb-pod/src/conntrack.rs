@@ -114,12 +114,21 @@ impl Connection {
     }
 }
 
+/// A socket for [`forget_stale`]. After nf_tables rules were replaced, closing it takes as long as
+/// closing theirs: the caller does that when nobody waits any more.
+pub fn open() -> Result<Socket, netlink::Error> {
+    Socket::open(SockProtocol::NetlinkNetFilter)
+}
+
 /// Deletes the stale connections, and tells how many there were.
-pub fn forget_stale(config: &Config, families: &[Family]) -> Result<usize, netlink::Error> {
-    let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+pub fn forget_stale(
+    socket: &Socket,
+    config: &Config,
+    families: &[Family],
+) -> Result<usize, netlink::Error> {
     // For a list, the kernel walks through the tables of all network namespaces, which takes it
     // milliseconds; how many connections this one has, it knows. At first there are none.
-    if count(&socket)? == 0 {
+    if count(socket)? == 0 {
         return Ok(0);
     }
     let all = Requests::one(

@@ -151,9 +151,13 @@ fn forward(config: &Config, started: Instant) -> Result<Installed, ExitCode> {
         log += &format!("nf_tables is not to be had here: {}\n", one_line(error));
     }
     log += &format!("rules in place by {backend} after {took}\n");
-    // Before the log, which somebody may be slow to read.
-    let forgotten = conntrack::forget_stale(config, &families)
-        .or_else(|_| conntrack::forget_stale(config, &families));
+    // Before the log, which somebody may be slow to read; the socket is closed after it.
+    let tracking = conntrack::open();
+    let forgotten = match &tracking {
+        Ok(socket) => conntrack::forget_stale(socket, config, &families)
+            .or_else(|_| conntrack::forget_stale(socket, config, &families)),
+        Err(error) => Err(*error),
+    };
     if let Ok(count @ 1..) = forgotten {
         log += &format!("UDP connections from before these rules, forgotten: {count}\n");
     }

@@ -153,7 +153,26 @@ fn nobody_reading_its_long_log_keeps_it_neither_from_forwarding_nor_from_its_end
         environment.run(&lab.pod, &["check"]).status.success()
     });
     assert_eq!(command_line(&pod), format!("{PROGRAM}\0"), "not yet asleep");
+    wait_until("the log", || pod.has_said_something());
+    // Closing any of them waits for the kernel to free what was replaced, milliseconds long.
+    let sockets = if backend == "nftables" { 2 } else { 1 };
+    assert_eq!(
+        netfilter_sockets(&lab),
+        sockets,
+        "open until the log is out"
+    );
     assert_eq!(pod.stop().code(), Some(0));
+}
+
+/// How many netlink sockets to netfilter are open in the pod.
+fn netfilter_sockets(lab: &Lab) -> usize {
+    let sockets = lab.pod.output(&["cat", "/proc/thread-self/net/netlink"]);
+    // The protocol, the second column, is NETLINK_NETFILTER; the port of the kernel's own is 0.
+    let columns = sockets.lines().map(|line| line.split_whitespace());
+    columns
+        .filter_map(|mut line| Some((line.nth(1)?, line.next()?)))
+        .filter(|&(protocol, port)| protocol == "12" && port != "0")
+        .count()
 }
 
 #[test]

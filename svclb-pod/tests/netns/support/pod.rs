@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -104,6 +106,13 @@ impl Pod {
     /// What it has said, on stdout and on stderr.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Whether there is something to read of what nobody reads.
+    pub(crate) fn has_said_something(&self) -> bool {
+        let output = self.process.stdout.as_ref().unwrap();
+        let mut output = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+        poll(&mut output, PollTimeout::ZERO).unwrap() == 1
     }
 
     pub(crate) fn wait_for_log(&self, text: &str) {
