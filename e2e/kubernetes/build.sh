@@ -16,13 +16,16 @@ if ! command -v go >/dev/null; then
   exit 1
 fi
 
+wanted=$({ go version && cat ./*.go go.mod go.sum build.sh; } | sha256sum)
+is_current() { [ "$wanted" = "$(cat "$out/built-from" 2>/dev/null)" ]; }
+# Who finds everything done must not wait for others who build.
+! is_current || exit 0
 exec 9>"$out/lock"
 if ! flock --nonblock 9; then
   echo "Waiting for another build of Kubernetes to end"
   flock 9
 fi
-wanted=$({ go version && cat ./*.go go.mod go.sum build.sh; } | sha256sum)
-[ "$wanted" != "$(cat "$out/built-from" 2>/dev/null)" ] || exit 0
+! is_current || exit 0
 
 # Runs a command whose every line on stderr that begins with PREFIX is a step, and says how many there
 # were so far: in place on a terminal, else a line every 15 seconds. All of stderr goes to the log.

@@ -22,16 +22,17 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
         an_external_ip_stays_when_the_kubelet_restarts,
     ),
     ("a_second_address_is_reached", a_second_address_is_reached),
-    (
-        "a_node_has_the_internal_ips_asked_for",
-        a_node_has_the_internal_ips_asked_for,
-    ),
     ("unsafe_sysctls_are_refused", unsafe_sysctls_are_refused),
     (
         "pods_know_the_clusters_name_server",
         pods_know_the_clusters_name_server,
     ),
 ];
+
+pub(crate) const WITH_A_CLUSTER_OF_ITS_OWN: &[(&str, Test)] = &[(
+    "a_node_has_the_internal_ips_asked_for",
+    a_node_has_the_internal_ips_asked_for,
+)];
 
 fn three_nodes_are_ready_and_dual_stack() -> Result<()> {
     let cluster = shared::cluster()?;

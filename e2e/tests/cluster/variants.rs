@@ -23,11 +23,12 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
         "an_ipv6_cluster_has_ipv6_alone",
         an_ipv6_cluster_has_ipv6_alone,
     ),
-    (
-        "two_clusters_do_not_know_of_each_other",
-        two_clusters_do_not_know_of_each_other,
-    ),
 ];
+
+pub(crate) const BESIDE_THE_SHARED_ONE: &[(&str, Test)] = &[(
+    "two_clusters_do_not_know_of_each_other",
+    two_clusters_do_not_know_of_each_other,
+)];
 
 fn nftables_mode_serves_services_before_portmap() -> Result<()> {
     let options = Options {

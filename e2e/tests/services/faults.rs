@@ -12,8 +12,8 @@ use serde_json::json;
 use svclb_e2e::{Component, Host, wait};
 
 use crate::counters;
-use crate::measured;
-use crate::replicas::{node_at_work, restarts, scale_controller};
+use crate::replicas::{delete_first, node_at_work, restarts, scale_controller};
+use crate::report::measured;
 use crate::space::{Space, WEB, is_ready, node_of};
 use crate::traffic::{self, Flow};
 use crate::world::{CONTROLLER, NAMESPACE, PATIENCE, World, name_of};
@@ -43,7 +43,8 @@ pub(crate) fn a_node_is_cut_off(space: &Space<'_>) -> Result<()> {
     let without = nodes
         .iter()
         .find(|node| replicas.iter().all(|pod| node_of(pod) != node.name()));
-    let gone = cut_and_heal(space, without.context("a replica on every node")?)?;
+    let without = without.context("a replica on every node")?;
+    let gone = cut_and_heal(space, without)?;
     measured(&format!(
         "a node without the controller cut off: its address is gone after {gone:.1?}"
     ));
@@ -53,11 +54,19 @@ pub(crate) fn a_node_is_cut_off(space: &Space<'_>) -> Result<()> {
         "expected: the address of a dead node gone within {limit:?}; seen: {gone:?}"
     );
 
-    let gone = cut_and_heal(space, &node_at_work(world)?)?;
+    let with = node_at_work(world)?;
+    let gone = cut_and_heal(space, &with)?;
     measured(&format!(
         "the working controller's node cut off, two replicas: its address is gone after {gone:.1?}"
     ));
 
+    // A node that was cut off before: the third one has been Ready for long.
+    let before = [without.name(), with.name()];
+    let replicas = world.controller_pods()?;
+    let elsewhere = |pod: &&Pod| before.iter().all(|node| node_of(pod) != node);
+    if let Some(pod) = replicas.iter().find(elsewhere) {
+        delete_first(world, pod)?;
+    }
     scale_controller(world, 1)?;
     let gone = cut_and_heal(space, &node_at_work(world)?)?;
     measured(&format!(
@@ -196,9 +205,13 @@ fn api_server_away(space: &Space<'_>) -> Result<Vec<traffic::Record>> {
     ));
     thread::sleep(Duration::from_secs(5));
     watched.expect_throughout(&addresses, "an outage of the API server")?;
-    // Its watches wait for up to half a minute before they try again, and with them what is deleted.
+    let records = flows.into_iter().map(Flow::stop).collect();
+    // Their watches wait for up to a minute before they try again, and with them what is deleted.
     control_plane.restart(Component::KubeControllerManager)?;
-    flows.into_iter().map(Flow::stop).collect()
+    for node in world.cluster().nodes() {
+        node.restart(Component::Kubelet)?;
+    }
+    records
 }
 
 fn expect_nodes_ready(world: &World) -> Result<()> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use svclb_e2e::wait;
 
 use crate::counters::{self, Counted};
-use crate::measured;
+use crate::report::measured;
 use crate::space::{Space, UDP, WEB, is_ready, node_of};
 use crate::traffic::{self, Flow};
 use crate::world::PATIENCE;

@@ -3,6 +3,8 @@
 use std::env;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::report;
+
 /// The environment variable with the seed of a run to repeat.
 const SEED: &str = "SVCLB_E2E_SEED";
 
@@ -17,7 +19,7 @@ impl Random {
             .unwrap_or_default();
         let given = env::var(SEED).ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or(time.as_nanos() as u64 | 1);
-        eprintln!("  {SEED}={seed}");
+        report::say(&format!("{SEED}={seed}"));
         Self(seed)
     }
 

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use svclb_e2e::{Host, wait};
 
 use crate::counters;
-use crate::measured;
 use crate::random::Random;
+use crate::report::{measured, say};
 use crate::space::{Space, WEB, host_ports, node_of};
 use crate::traffic;
 use crate::world::{CONTROLLER, NAMESPACE, PATIENCE, World, name_of};
@@ -39,9 +39,13 @@ fn pod_at_work(world: &World) -> Result<Pod> {
             .spec
             .and_then(|spec| spec.holder_identity)
             .ok_or("nobody")?;
-        world
+        let pod = world
             .block_on(pods.get(&holder))
-            .map_err(|error| format!("{holder}: {error}"))
+            .map_err(|error| format!("{holder}: {error}"))?;
+        if pod.metadata.deletion_timestamp.is_some() {
+            return Err(format!("{holder} is going"));
+        }
+        Ok(pod)
     })?;
     Ok(pod)
 }
@@ -57,6 +61,22 @@ pub(crate) fn scale_controller(world: &World, replicas: u8) -> Result<()> {
     let replicas = format!("--replicas={replicas}");
     world.kubectl(&["scale", "-n", NAMESPACE, &deployment, &replicas])?;
     world.wait_for_controller()
+}
+
+/// Lets this replica go before others when there are to be fewer.
+pub(crate) fn delete_first(world: &World, pod: &Pod) -> Result<()> {
+    world.kubectl(&[
+        "annotate",
+        "pod",
+        "-n",
+        NAMESPACE,
+        name_of(&pod.metadata),
+        // The ReplicaSet deletes the one that costs least.
+        "controller.kubernetes.io/pod-deletion-cost=-100",
+    ])?;
+    // Until that is known to everybody.
+    thread::sleep(Duration::from_secs(1));
+    Ok(())
 }
 
 /// How a controller ends.
@@ -102,7 +122,7 @@ pub(crate) fn the_controller_is_killed(space: &Space<'_>) -> Result<()> {
             Err(_) => bail!("a thread panicked"),
         }
     })?;
-    eprintln!("  {changes} changes");
+    say(&format!("{changes} changes"));
     for wanted in &wanted {
         wanted.expect(space)?;
     }
@@ -348,18 +368,7 @@ fn take_over(space: &Space<'_>, service: &str, frozen: bool) -> Result<Duration>
         .into_iter()
         .find(|pod| pod.metadata.uid != first.metadata.uid)
         .context("no second replica")?;
-    // The ReplicaSet deletes the one that costs least.
-    let cost = [
-        "annotate",
-        "pod",
-        "-n",
-        NAMESPACE,
-        name_of(&first.metadata),
-        "controller.kubernetes.io/pod-deletion-cost=-100",
-    ];
-    world.kubectl(&cost)?;
-    // Until that is known to everybody.
-    thread::sleep(Duration::from_secs(1));
+    delete_first(world, &first)?;
     let start = Instant::now();
     if frozen {
         signal(world, &first, "-STOP")?;

@@ -1,13 +1,12 @@
 //! A cluster with svclb in it, and how tests speak to its API server.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Debug;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -37,9 +36,6 @@ pub(crate) const SERVICE_NAME: &str = "svccontroller.k3s.cattle.io/svcname";
 /// The one that names their Service's namespace.
 pub(crate) const SERVICE_NAMESPACE: &str = "svccontroller.k3s.cattle.io/svcnamespace";
 
-/// The environment variable that names a cluster that is up, with svclb in it, for the tests that share one.
-const ATTACH: &str = "SVCLB_E2E_ATTACH";
-
 /// A cluster with svclb installed. It is taken down when this is dropped.
 pub(crate) struct World {
     // In the order in which they go: the connections before the cluster.
@@ -66,6 +62,11 @@ impl World {
         self.cluster.load(&[&images()?])?;
         self.kubectl(&["apply", "-f", &manifest()])?;
         self.wait_for_controller()
+    }
+
+    /// A cluster that somebody else has brought up and svclb into it.
+    pub(crate) fn attach(name: &str) -> Result<Self> {
+        Self::of(Cluster::attach(name)?, None)
     }
 
     fn of(cluster: Cluster, temporary: Option<Temporary>) -> Result<Self> {
@@ -273,6 +274,9 @@ pub(crate) fn manifest() -> String {
 
 /// The archive of svclb's two images, built if it is not up to date.
 pub(crate) fn images() -> Result<PathBuf> {
+    // Two clusters may want it at the same time.
+    static BUILD: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
     let script = repository().join("images/build.sh");
     let status = Command::new(&script)
         .arg("svclb-images")
@@ -292,41 +296,4 @@ fn start_runtime(ended: oneshot::Receiver<()>) -> Result<Handle> {
     let handle = runtime.handle().clone();
     thread::spawn(move || runtime.block_on(ended));
     Ok(handle)
-}
-
-/// The cluster that nearly all tests share: it is there from the first of them on, and ends with the
-/// last. While tests are written, one that is up with svclb in it saves time.
-#[derive(Default)]
-pub(crate) struct Shared(Mutex<Option<World>>);
-
-impl Shared {
-    /// Runs a test in it.
-    pub(crate) fn with<T>(&self, test: impl FnOnce(&World) -> Result<T>) -> Result<T> {
-        let mut guard = self.guard();
-        if guard.is_none()
-            && let Ok(name) = env::var(ATTACH)
-        {
-            *guard = Some(World::of(Cluster::attach(&name)?, None)?);
-        }
-        if guard.is_none() {
-            let options = Options {
-                name: "services".to_owned(),
-                ..Options::default()
-            };
-            *guard = Some(World::up(&options)?);
-        }
-        match &*guard {
-            Some(world) => test(world),
-            None => bail!("there is no cluster"),
-        }
-    }
-
-    /// Takes it down.
-    pub(crate) fn end(&self) {
-        drop(self.guard().take());
-    }
-
-    fn guard(&self) -> MutexGuard<'_, Option<World>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
