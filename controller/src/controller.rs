@@ -173,9 +173,6 @@ impl Controller {
             }
             _ => {}
         }
-        if !matches!(change, Change::Broke { .. }) {
-            self.answered();
-        }
         self.ledger.take_in(change, Timestamp::now());
     }
 

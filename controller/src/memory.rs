@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use crate::conflict::Holder;
-use crate::facts::{Ingress, ServiceFacts, ServiceKey};
+use crate::facts::{Ingress, ServiceFacts, ServiceKey, StatusWriter};
 use crate::holders::Holders;
 
 /// The controller's memory.
@@ -46,6 +46,8 @@ pub struct ServiceMemory {
     pub(crate) clearing_asked: Option<Timestamp>,
     /// The addresses that we wrote last.
     pub(crate) written: Option<Written>,
+    /// Who else had written the status when we last decided to.
+    pub(crate) written_over: Option<StatusWriter>,
     /// When somebody else wrote over them.
     pub(crate) overwritten: Vec<Timestamp>,
     /// Somebody else keeps writing the status: we stay away from it.

@@ -131,7 +131,11 @@ pub fn publish(
                     true => held.bound,
                     // Without a node port only kube-proxy could answer, and at this address it does not.
                     false if path_missing => false,
-                    false => held.ready || stays || waits,
+                    false if held.ready || waits => true,
+                    false => {
+                        published.recheck(trust.until().filter(|_| stays));
+                        stays
+                    }
                 };
                 if answers && (gate == Gate::Open || is_listed) {
                     by_family.entry(*family).or_default().insert(text);
@@ -233,7 +237,8 @@ fn hold(
         if refused || repelled.is_some() || (now >= end && !silent) {
             memory.held = false;
         } else {
-            published.recheck(Some(end));
+            // Silence ends the wait for nobody, and its own end gives everybody another turn.
+            published.recheck(Some(end).filter(|_| !silent));
         }
     }
     let allowed = repelled != Some(Repelled::AllPods);

@@ -33,29 +33,41 @@ pub(crate) fn watch_for_others(service: &ServiceFacts, memory: &mut ServiceMemor
         memory.stepped_back = None;
         memory.overwritten.clear();
     }
+    if !service.load_balancer {
+        // The API server itself has cleared the addresses.
+        memory.written = None;
+    }
     let Some(written) = &mut memory.written else {
         return;
     };
     if written.ingress == service.ingress {
         written.seen = true;
         written.unseen_since = None;
-    } else if written.seen {
-        memory.written = None;
-        memory.overwritten.retain(|at| now < *at + FIGHT);
-        memory.overwritten.push(now);
-        if memory.overwritten.len() >= 2 {
-            let manager = service
-                .status_writer
-                .as_ref()
-                .map_or("another controller", |writer| &writer.manager);
-            memory.stepped_back = Some(SteppedBack {
-                manager: manager.to_owned(),
-                until: now + STEP_BACK,
-                edition: service.edition,
-            });
+        return;
+    }
+    if !written.seen {
+        if now < *written.unseen_since.get_or_insert(now) + UNSEEN {
+            return;
         }
-    } else if *written.unseen_since.get_or_insert(now) + UNSEEN <= now {
-        memory.written = None;
+        // Lost, or somebody was so fast that the watch showed us his version at once.
+        if service.status_writer == memory.written_over {
+            memory.written = None;
+            return;
+        }
+    }
+    memory.written = None;
+    memory.overwritten.retain(|at| now < *at + FIGHT);
+    memory.overwritten.push(now);
+    if memory.overwritten.len() >= 2 {
+        let manager = service
+            .status_writer
+            .as_ref()
+            .map_or("another controller", |writer| &writer.manager);
+        memory.stepped_back = Some(SteppedBack {
+            manager: manager.to_owned(),
+            until: now + STEP_BACK,
+            edition: service.edition,
+        });
     }
 }
 
@@ -99,6 +111,9 @@ pub(crate) fn write(
         return;
     }
     memory.differs_since = None;
+    if differs {
+        memory.written_over.clone_from(&service.status_writer);
+    }
     decision.status = Some(StatusWrite {
         uid: service.uid.clone(),
         ingress: differs.then_some(wanted),

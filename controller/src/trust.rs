@@ -76,6 +76,12 @@ impl Trust {
         !self.ready_counts
     }
 
+    /// When Ready counts again, if that comes by itself.
+    #[must_use]
+    pub fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+
     /// What this node's readiness means now, and when that changes by itself.
     #[must_use]
     pub fn gate(&self, node: &NodeFacts, now: Timestamp) -> (Gate, Option<Timestamp>) {
@@ -83,7 +89,7 @@ impl Trust {
             Readiness::Ready(_) => return (Gate::Open, None),
             Readiness::UnknownButAlive => return (Gate::Stay, None),
             Readiness::NotReady(since) => Some(since),
-            Readiness::Unknown => None,
+            Readiness::Unknown { .. } => None,
         };
         if self.is_suspended() {
             return (Gate::Stay, self.until);

@@ -132,9 +132,12 @@ impl World {
 
     /// A Node appeared or changed.
     pub fn apply_node(&mut self, node: &Node) -> Touched {
-        let facts = NodeFacts::from(node);
-        if self.nodes.get(&facts.name) == Some(&facts) {
-            return Touched::nothing();
+        let mut facts = NodeFacts::from(node);
+        if let Some(before) = self.nodes.get(&facts.name) {
+            facts.readiness = facts.readiness.after(before.readiness);
+            if *before == facts {
+                return Touched::nothing();
+            }
         }
         self.forget_node(&facts.name);
         self.allow_listing += usize::from(allow_lists(&facts));

@@ -23,8 +23,9 @@ impl Controller {
         }
     }
 
-    /// The API server has answered.
-    pub(super) fn answered(&mut self) {
+    /// The API server has answered. Only the Lease's reader says so: a watch says that it begins before it has asked, and
+    /// what the watches show while the Lease cannot be read would start them anew each time.
+    fn answered(&mut self) {
         if !self.silent {
             return;
         }
@@ -81,3 +82,6 @@ impl Controller {
             .push(async move { Ended::Account(hands.ensure_account(&namespace).await) }.boxed());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,10 +26,30 @@ pub enum Readiness {
     /// `False`, since then: the kubelet itself said so, or a new node has not said anything.
     NotReady(Timestamp),
     /// `Unknown`: the node lifecycle controller has not heard of the kubelet.
-    Unknown,
-    /// `Unknown`, but the kubelet has reported since that was written: it is alive, and has yet to learn that
+    Unknown {
+        /// When the kubelet last reported, by its own clock: comparable with its other reports alone.
+        heartbeat: Timestamp,
+    },
+    /// `Unknown`, but the kubelet has reported since we first saw that: it is alive, and has yet to learn that
     /// somebody has changed its condition (after an outage of the API server its watch waits for up to a minute).
     UnknownButAlive,
+}
+
+impl Readiness {
+    /// What it is now, where it was `before` when we last saw the node.
+    #[must_use]
+    pub fn after(self, before: Self) -> Self {
+        match (before, self) {
+            (Self::UnknownButAlive, Self::Unknown { .. }) => Self::UnknownButAlive,
+            // The node lifecycle controller does not touch the time of the kubelet's heartbeat.
+            (Self::Unknown { heartbeat: first }, Self::Unknown { heartbeat })
+                if first < heartbeat =>
+            {
+                Self::UnknownButAlive
+            }
+            _ => self,
+        }
+    }
 }
 
 /// The condition Ready, reduced.
@@ -39,9 +59,9 @@ fn readiness(ready: &NodeCondition) -> Readiness {
     match ready.status.as_str() {
         "True" => Readiness::Ready(since),
         "False" => Readiness::NotReady(since),
-        // The node lifecycle controller does not touch the time of the kubelet's heartbeat.
-        _ if at(&ready.last_heartbeat_time) > since => Readiness::UnknownButAlive,
-        _ => Readiness::Unknown,
+        _ => Readiness::Unknown {
+            heartbeat: at(&ready.last_heartbeat_time),
+        },
     }
 }
 

@@ -180,8 +180,7 @@ fn once_published_it_stays_whatever_its_container_does() {
         .pod("web", "a", json!({}))
         .act("web")
         .pod("web", "a", not_ready())
-        .pass(600)
-        .act("web");
+        .wait(600);
     assert_eq!(cluster.addresses("web"), ["10.0.0.1"]);
 }
 

@@ -127,6 +127,28 @@ fn somebody_who_writes_it_twice_within_a_minute_may_have_it_and_is_named() {
 }
 
 #[test]
+fn somebody_who_writes_over_us_before_we_see_our_own_write_is_noticed_too() {
+    let mut cluster = without_controllers(&["a"]);
+    pods_at(&mut cluster, &["a"]);
+    let (mut writes, mut told) = (0, 0);
+    for _ in 0..300 {
+        let decision = cluster.decide("web");
+        told += decision
+            .events
+            .iter()
+            .filter(|event| event.reason == "StatusConflict")
+            .count();
+        if let Some(ingress) = decision.status.and_then(|write| write.ingress) {
+            writes += 1;
+            cluster.memory.status_written(&key("web"), &ingress);
+            write_over(&mut cluster, "metallb-controller");
+        }
+        cluster.pass(1);
+    }
+    assert_eq!((writes, told), (2, 1));
+}
+
+#[test]
 fn after_ten_minutes_we_try_again() {
     let mut cluster = fight();
     let at = cluster.decide("web").recheck_at.unwrap();

@@ -49,8 +49,8 @@ fn between_two_pods_it_stays_for_at_most_a_minute() {
         .act("web")
         .remove_pod_of("web", "a")
         .act("web");
-    assert_eq!(cluster.pass(55).act("web").addresses("web"), ["10.0.0.1"]);
-    assert_eq!(cluster.pass(5).act("web").addresses("web"), [""; 0]);
+    assert_eq!(cluster.wait(55).addresses("web"), ["10.0.0.1"]);
+    assert_eq!(cluster.wait(5).addresses("web"), [""; 0]);
 }
 
 #[test]
@@ -62,11 +62,7 @@ fn between_two_pods_it_stays_until_the_next_is_bound() {
         .remove_pod_of("web", "a")
         .act("web")
         .pass(50);
-    cluster
-        .pod("web", "a", not_ready())
-        .act("web")
-        .pass(600)
-        .act("web");
+    cluster.pod("web", "a", not_ready()).act("web").wait(600);
     assert_eq!(cluster.addresses("web"), ["10.0.0.1"]);
 }
 
@@ -132,8 +128,8 @@ fn a_refusal_because_of_the_services_own_pod_on_its_way_out_is_none() {
     assert_eq!(cluster.addresses("web"), ["10.0.0.1"]);
     // Seen: that verdict is still there when the old pod is gone, until the scheduler has looked again.
     cluster.remove_pod_of("web", "a").act("web");
-    assert_eq!(cluster.pass(8).act("web").addresses("web"), ["10.0.0.1"]);
-    assert_eq!(cluster.pass(2).act("web").addresses("web"), [""; 0]);
+    assert_eq!(cluster.wait(8).addresses("web"), ["10.0.0.1"]);
+    assert_eq!(cluster.wait(2).addresses("web"), [""; 0]);
 }
 
 #[test]
@@ -154,17 +150,9 @@ fn a_take_over_keeps_the_addresses_that_it_finds() {
     let mut cluster = Cluster::new(&["a", "b"]);
     cluster.controllers = false;
     let ingress = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "10.0.0.1" }, { "ip": "10.0.0.2" }] } } });
-    cluster
-        .service("web", ingress)
-        .act("web")
-        .pass(50)
-        .act("web");
+    cluster.service("web", ingress).act("web").wait(50);
     assert_eq!(cluster.addresses("web"), ["10.0.0.1", "10.0.0.2"]);
-    cluster
-        .pod("web", "a", not_ready())
-        .act("web")
-        .pass(10)
-        .act("web");
+    cluster.pod("web", "a", not_ready()).act("web").wait(10);
     assert_eq!(cluster.addresses("web"), ["10.0.0.1"]);
 }
 
@@ -178,10 +166,7 @@ fn a_take_over_keeps_addresses_that_wait_for_ready_for_a_minute() {
     cluster.service("web", ingress).act("web").pass(30);
     cluster.pod("web", "a", json!({})).act("web");
     assert_eq!(cluster.addresses("web"), ["203.0.113.1", "203.0.113.2"]);
-    assert_eq!(
-        cluster.pass(30).act("web").addresses("web"),
-        ["203.0.113.1"]
-    );
+    assert_eq!(cluster.wait(30).addresses("web"), ["203.0.113.1"]);
 }
 
 #[test]

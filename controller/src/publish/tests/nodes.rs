@@ -1,6 +1,5 @@
 //! What a node's labels, taints, conditions and deletion do to its addresses.
 
-use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::{cluster, cluster_with, external};
@@ -108,7 +107,7 @@ fn a_node_whose_ready_is_false_leaves_ten_seconds_later() {
             .recheck_at
             .is_some_and(|at| at <= cluster.now + jiff::SignedDuration::from_secs(1))
     );
-    assert_eq!(cluster.pass(1).act("web").addresses("web"), ["10.0.0.2"]);
+    assert_eq!(cluster.wait(1).addresses("web"), ["10.0.0.2"]);
     assert_eq!(
         cluster.set_ready("a", "True").act("web").addresses("web"),
         ["10.0.0.1", "10.0.0.2"]
@@ -135,19 +134,23 @@ fn an_outage_of_the_api_server_takes_no_address_away() {
         .act("web");
     cluster.memory.api_silent(cluster.now);
     assert_eq!(
-        cluster
-            .set_ready("a", "Unknown")
-            .pass(300)
-            .act("web")
-            .addresses("web"),
+        cluster.set_ready("a", "Unknown").wait(300).addresses("web"),
         ["10.0.0.1", "10.0.0.2"]
     );
-    cluster.memory.api_answers(cluster.now);
-    assert_eq!(
-        cluster.pass(88).act("web").addresses("web"),
-        ["10.0.0.1", "10.0.0.2"]
-    );
-    assert_eq!(cluster.pass(2).act("web").addresses("web"), ["10.0.0.2"]);
+    cluster.end_outage();
+    assert_eq!(cluster.wait(88).addresses("web"), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(cluster.wait(2).addresses("web"), ["10.0.0.2"]);
+}
+
+/// Node `a` was marked Unknown at the beginning; its kubelet's clock showed `heartbeat` when it last reported.
+fn mark_unknown(cluster: &mut Cluster, heartbeat: i64) {
+    let condition = json!({
+        "type": "Ready",
+        "status": "Unknown",
+        "lastTransitionTime": at(0).to_string(),
+        "lastHeartbeatTime": at(heartbeat).to_string(),
+    });
+    cluster.edit_node("a", json!({ "status": { "conditions": [condition] } }));
 }
 
 #[test]
@@ -157,32 +160,31 @@ fn a_node_whose_kubelet_has_reported_since_it_was_marked_unknown_stays() {
         .pod("web", "a", json!({}))
         .pod("web", "b", json!({}))
         .act("web");
-    let marked = |heartbeat: Timestamp, cluster: &Cluster| {
-        json!({ "status": { "conditions": [{
-            "type": "Ready",
-            "status": "Unknown",
-            "lastTransitionTime": cluster.now.to_string(),
-            "lastHeartbeatTime": heartbeat.to_string(),
-        }] } })
-    };
-    let (before, since) = (
-        cluster.now - SignedDuration::from_secs(9),
-        cluster.now + SignedDuration::from_secs(2),
-    );
-    let alive = marked(since, &cluster);
+    cluster.memory.api_silent(cluster.now);
+    cluster.end_outage();
+    mark_unknown(&mut cluster, -9);
+    cluster.act("web");
+    mark_unknown(&mut cluster, 2);
     assert_eq!(
-        cluster
-            .edit_node("a", alive)
-            .pass(3600)
-            .act("web")
-            .addresses("web"),
+        cluster.wait(3600).addresses("web"),
         ["10.0.0.1", "10.0.0.2"]
     );
-    let dead = marked(before, &cluster);
-    assert_eq!(
-        cluster.edit_node("a", dead).act("web").addresses("web"),
-        ["10.0.0.2"]
-    );
+    // It reports again and again, until it learns that its condition was changed; then it dies.
+    mark_unknown(&mut cluster, 12);
+    cluster.set_ready("a", "True").act("web");
+    mark_unknown(&mut cluster, 22);
+    assert_eq!(cluster.act("web").addresses("web"), ["10.0.0.2"]);
+}
+
+#[test]
+fn a_dead_node_whose_clock_was_ahead_leaves_as_any_other() {
+    let mut cluster = cluster();
+    cluster
+        .pod("web", "a", json!({}))
+        .pod("web", "b", json!({}))
+        .act("web");
+    mark_unknown(&mut cluster, 3600);
+    assert_eq!(cluster.act("web").addresses("web"), ["10.0.0.2"]);
 }
 
 #[test]
@@ -194,10 +196,10 @@ fn an_outage_while_a_pod_is_replaced_gives_the_next_one_its_minute_anew() {
         .remove_pod_of("web", "a")
         .act("web");
     cluster.memory.api_silent(cluster.now);
-    assert_eq!(cluster.pass(300).act("web").addresses("web"), ["10.0.0.1"]);
-    cluster.memory.api_answers(cluster.now);
-    assert_eq!(cluster.pass(50).act("web").addresses("web"), ["10.0.0.1"]);
-    assert_eq!(cluster.pass(10).act("web").addresses("web"), [""; 0]);
+    assert_eq!(cluster.wait(300).addresses("web"), ["10.0.0.1"]);
+    cluster.end_outage();
+    assert_eq!(cluster.wait(50).addresses("web"), ["10.0.0.1"]);
+    assert_eq!(cluster.wait(10).addresses("web"), [""; 0]);
 }
 
 #[test]
@@ -206,7 +208,7 @@ fn after_an_outage_an_address_that_waits_for_ready_stays_though_its_pod_is_marke
     external(&mut cluster, "a", "203.0.113.1");
     cluster.pod("web", "a", json!({})).act("web");
     cluster.memory.api_silent(cluster.now);
-    cluster.memory.api_answers(cluster.now);
+    cluster.end_outage();
     cluster
         .pod(
             "web",
@@ -215,7 +217,7 @@ fn after_an_outage_an_address_that_waits_for_ready_stays_though_its_pod_is_marke
         )
         .act("web");
     assert_eq!(cluster.addresses("web"), ["203.0.113.1"]);
-    assert_eq!(cluster.pass(90).act("web").addresses("web"), [""; 0]);
+    assert_eq!(cluster.wait(90).addresses("web"), [""; 0]);
 }
 
 #[test]
@@ -231,7 +233,7 @@ fn after_our_own_start_ready_takes_nothing_for_a_while() {
         .restart()
         .act("web");
     assert_eq!(cluster.addresses("web"), ["10.0.0.1", "10.0.0.2"]);
-    assert_eq!(cluster.pass(30).act("web").addresses("web"), ["10.0.0.2"]);
+    assert_eq!(cluster.wait(30).addresses("web"), ["10.0.0.2"]);
 }
 
 #[test]
@@ -255,8 +257,7 @@ fn while_no_candidate_is_ready_all_stay() {
     cluster
         .set_ready("a", "Unknown")
         .set_ready("b", "False")
-        .pass(3600)
-        .act("web");
+        .wait(3600);
     assert_eq!(cluster.addresses("web"), ["10.0.0.1", "10.0.0.2"]);
 }
 
