@@ -45,17 +45,25 @@ impl Wanted {
         }
     }
 
-    fn spec(&self) -> Value {
+    fn spec(&self, app: &str) -> Value {
         let ports: Vec<Value> = self
             .ports
             .iter()
             .map(|port| json!({"name": format!("web-{port}"), "port": port, "targetPort": WEB}))
             .collect();
-        json!({"selector": {"app": "web"}, "ports": ports})
+        json!({"selector": {"app": app}, "ports": ports})
     }
 
     fn labels(&self) -> Value {
         json!({POOL: self.pooled.then_some("churn")})
+    }
+}
+
+/// Services take turns with two apps, so that an answer tells whose port it came by.
+fn app_of(service: &str) -> &'static str {
+    match service.bytes().last() {
+        Some(b'0' | b'2' | b'4' | b'6' | b'8') => "even",
+        _ => "odd",
     }
 }
 
@@ -64,7 +72,9 @@ pub(crate) fn two_hundred_services(space: &Space<'_>) -> Result<()> {
     let mut random = Random::new();
     let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
     let mut created = 0;
-    space.app("web", 1)?;
+    space.deploy("even", 1, None)?;
+    space.app("odd", 1)?;
+    space.wait_for_app("even")?;
     space.world.label_node("node-1", POOL, Some("churn"))?;
     while created < SERVICES {
         let victim = wanted
@@ -78,7 +88,7 @@ pub(crate) fn two_hundred_services(space: &Space<'_>) -> Result<()> {
             }
             (3..6, Some(name)) => {
                 let edited = Wanted::by_chance(&mut random);
-                let patch = json!({"metadata": {"labels": edited.labels()}, "spec": edited.spec()});
+                let patch = json!({"metadata": {"labels": edited.labels()}, "spec": edited.spec(app_of(&name))});
                 space.patch_service(&name, patch)?;
                 wanted.insert(name, edited);
             }
@@ -86,7 +96,11 @@ pub(crate) fn two_hundred_services(space: &Space<'_>) -> Result<()> {
                 let name = format!("web-{created}");
                 let new = Wanted::by_chance(&mut random);
                 let labels = if new.pooled { new.labels() } else { json!({}) };
-                space.load_balancer_with(&name, json!({"labels": labels}), new.spec())?;
+                space.load_balancer_with(
+                    &name,
+                    json!({"labels": labels}),
+                    new.spec(app_of(&name)),
+                )?;
                 wanted.insert(name, new);
                 created += 1;
             }
@@ -103,7 +117,7 @@ pub(crate) fn two_hundred_services(space: &Space<'_>) -> Result<()> {
         if let (Some((address, _)), Some(port)) =
             (space.published(name)?.first(), wanted.ports.first())
         {
-            traffic::ask_patiently(&space.world.client(), *address, *port)?;
+            expect_answer_of(space, app_of(name), *address, *port)?;
         }
     }
     for name in wanted.keys() {
@@ -121,6 +135,20 @@ pub(crate) fn two_hundred_services(space: &Space<'_>) -> Result<()> {
         }
     })?;
     space.world.label_node("node-1", POOL, None)
+}
+
+/// Waits until the app answers there: kube-proxy follows a moment later.
+fn expect_answer_of(space: &Space<'_>, app: &str, address: IpAddr, port: u16) -> Result<()> {
+    let expected = format!("an answer of app {app} from {address} port {port}");
+    wait::until(&expected, PATIENCE, || {
+        let answer = traffic::ask(&space.world.client(), address, port)?;
+        if answer.pod.starts_with(app) {
+            Ok(())
+        } else {
+            Err(format!("{answer:?}"))
+        }
+    })?;
+    Ok(())
 }
 
 /// Whether all has come to rest, and rightly so.

@@ -157,8 +157,7 @@ pub(crate) fn servicelb_goes(space: &Space<'_>) -> Result<()> {
     space.expect_addresses("web", &addresses)?;
     watched.expect_throughout(&addresses, "the migration from ServiceLB")?;
     for flow in flows {
-        flow.stop()?
-            .expect_no_failure("the migration from ServiceLB")?;
+        flow.stop()?.expect_no_gap("the migration from ServiceLB")?;
     }
     let finalizers = space
         .service("web")?

@@ -48,28 +48,50 @@ pub(crate) fn status_follows_the_endpoints(space: &Space<'_>) -> Result<()> {
             )?;
         }
     }
-    let pods = space.expect_ready_pods("local", &cluster.nodes())?;
-    let elsewhere = cluster.node(3);
+    // At a node that is not in status.
+    expect_pod_answers(space, "local", &cluster.node(3), PORT)?;
+    space.deploy("local", 0, Some("node-2"))?;
+    space.expect_addresses("local", &[])
+}
+
+/// Where the port mapping of the pods comes before kube-proxy, they answer at the addresses in status too.
+pub(crate) fn the_pods_come_first(space: &Space<'_>) -> Result<()> {
+    let node = space.world.cluster().node(1);
+    space.app_on("first", &node)?;
+    space.load_balancer(
+        "first",
+        json!({
+            "externalTrafficPolicy": "Local",
+            "ipFamilyPolicy": "PreferDualStack",
+            "ports": [{"port": PORT + 2, "targetPort": WEB}],
+        }),
+    )?;
+    space.expect_addresses("first", &node.addresses())?;
+    expect_pod_answers(space, "first", &node, PORT + 2)
+}
+
+/// At the node's addresses its svclb pod answers, and the app sees another address than the client's.
+fn expect_pod_answers(space: &Space<'_>, service: &str, node: &Host, port: u16) -> Result<()> {
+    let client = space.world.client();
+    let pods = space.expect_ready_pods(service, &space.world.cluster().nodes())?;
     let pod = pods
         .iter()
-        .find(|pod| node_of(pod) == elsewhere.name())
+        .find(|pod| node_of(pod) == node.name())
         .context("no svclb pod on the node")?;
-    for address in elsewhere.addresses() {
-        let before = counters::read(&elsewhere, pod, Backend::Nftables)?;
-        let answer = traffic::ask_patiently(&client, address, PORT)?;
-        let after = counters::read(&elsewhere, pod, Backend::Nftables)?;
+    for address in node.addresses() {
+        let before = counters::read(node, pod, Backend::Nftables)?;
+        let answer = traffic::ask_patiently(&client, address, port)?;
+        let after = counters::read(node, pod, Backend::Nftables)?;
         ensure!(
             after.accepted > before.accepted,
-            "expected: packets to {address}, which is not in status, let pass by the svclb pod; \
-             seen: {before:?}, then {after:?}"
+            "expected: packets to {address} let pass by the svclb pod; seen: {before:?}, then {after:?}"
         );
         ensure!(
             answer.client != own_address(&client, address)?,
-            "at {address}, which is not in status, the client's address arrives: {answer:?}"
+            "at {address}, where the svclb pod answers, the client's address arrives: {answer:?}"
         );
     }
-    space.deploy("local", 0, Some("node-2"))?;
-    space.expect_addresses("local", &[])
+    Ok(())
 }
 
 /// A host's address of the same family.
@@ -99,7 +121,6 @@ pub(crate) fn source_ranges(space: &Space<'_>) -> Result<()> {
     )?;
     space.expect_mode("ranges", &addresses, "VIP")?;
     let pods = space.expect_ready_pods("ranges", &space.world.cluster().nodes())?;
-    expect_client_alone(space, &addresses, PORT + 1)?;
     expect_kube_proxy_alone(space, &pods, &addresses, PORT + 1)?;
 
     let proxy = json!({"metadata": {"annotations": {"svclb.io/ip-mode": "Proxy"}}});
@@ -113,7 +134,7 @@ pub(crate) fn source_ranges(space: &Space<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The client is let in at these addresses, and the pods see nothing of it.
+/// The client is let in at these addresses and the control plane's host kept out, and the pods see nothing of it.
 fn expect_kube_proxy_alone(
     space: &Space<'_>,
     pods: &[Pod],
@@ -122,20 +143,18 @@ fn expect_kube_proxy_alone(
 ) -> Result<()> {
     // Until kube-proxy's next sync it is the pods that answer.
     wait::until(
-        &format!("the client let in at {addresses:?} by kube-proxy alone"),
+        &format!("the client alone let in at {addresses:?}, by kube-proxy alone"),
         PATIENCE,
         || {
-            let read = || {
-                counters::read_all(space.world.cluster(), pods)
-                    .map_err(|error| format!("{error:#}"))
-            };
-            let before = read()?;
+            let said = |error: anyhow::Error| format!("{error:#}");
+            let cluster = space.world.cluster();
+            let before = counters::read_all(cluster, pods).map_err(said)?;
             for address in addresses {
                 traffic::ask(&space.world.client(), *address, port)?;
             }
-            let after = read()?;
-            let mut of_each = before.iter().zip(&after);
-            if of_each.all(|(before, after)| after.accepted == before.accepted) {
+            traffic::expect_silence(&cluster.control_plane(), addresses, port).map_err(said)?;
+            let after = counters::read_all(cluster, pods).map_err(said)?;
+            if after == before {
                 Ok(())
             } else {
                 Err(format!("{before:?}, then {after:?}"))

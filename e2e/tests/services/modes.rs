@@ -23,7 +23,12 @@ pub(crate) fn nftables() -> Result<()> {
         "nftables-local",
         local::status_follows_the_endpoints,
     )?;
-    run(&world, "nftables-source-ranges", local::source_ranges)
+    run(&world, "nftables-source-ranges", local::source_ranges)?;
+    run(
+        &world,
+        "nftables-not-enforced",
+        local::ranges_that_kube_proxy_ignores,
+    )
 }
 
 /// The port mapping comes first, until kube-proxy is restarted.
@@ -40,6 +45,11 @@ pub(crate) fn nftables_portmap_last() -> Result<()> {
         everyday::three_replicas,
     )?;
     run(&world, "portmap-last-own-path", own_path::both_backends)?;
+    run(
+        &world,
+        "portmap-last-comes-first",
+        local::the_pods_come_first,
+    )?;
     for node in world.cluster().nodes() {
         node.restart(Component::KubeProxy)?;
     }

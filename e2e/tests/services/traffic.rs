@@ -1,6 +1,7 @@
 //! What a client sees: single requests, and requests without end of which each failure is recorded.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -232,7 +233,7 @@ pub(crate) struct Flow {
     name: String,
     stop: Arc<AtomicBool>,
     outcomes: Arc<Mutex<Vec<Outcome>>>,
-    thread: JoinHandle<Result<(), String>>,
+    thread: JoinHandle<Result<u64, String>>,
 }
 
 impl Flow {
@@ -275,14 +276,16 @@ impl Flow {
             let (from, stop, outcomes) = (from.clone(), Arc::clone(&stop), Arc::clone(&outcomes));
             thread::spawn(move || {
                 from.within(|| {
+                    let before = sent_again()?;
                     while !stop.load(Ordering::Relaxed) {
                         let at = Instant::now();
                         let result = once();
                         lock(&outcomes).push(Outcome { at, result });
                         thread::sleep(PACE.saturating_sub(at.elapsed()));
                     }
+                    Ok(sent_again()? - before)
                 })
-                .map_err(|error| error.to_string())
+                .map_err(|error| error.to_string())?
             })
         };
         Self {
@@ -314,29 +317,49 @@ impl Flow {
         Record {
             name: self.name.clone(),
             outcomes: lock(&self.outcomes).clone(),
+            sent_again: None,
         }
     }
 
     /// Ends it and returns what happened.
     pub(crate) fn stop(self) -> Result<Record> {
         self.stop.store(true, Ordering::Relaxed);
-        let record = match self.thread.join() {
-            Ok(outcome) => {
-                outcome.map_err(anyhow::Error::msg)?;
-                lock(&self.outcomes).clone()
-            }
+        let sent_again = match self.thread.join() {
+            Ok(outcome) => outcome.map_err(anyhow::Error::msg)?,
             Err(_) => bail!("the thread of {} panicked", self.name),
         };
+        let outcomes = lock(&self.outcomes).clone();
         ensure!(
-            !record.is_empty(),
+            !outcomes.is_empty(),
             "not one request was sent over {}",
             self.name
         );
         Ok(Record {
             name: self.name,
-            outcomes: record,
+            outcomes,
+            sent_again: Some(sent_again),
         })
     }
+}
+
+/// How often the kernel has sent a SYN again in this thread's network: nobody had answered the one before, for a
+/// second or longer (`TCPSynRetrans`, include/uapi/linux/snmp.h).
+fn sent_again() -> Result<u64, String> {
+    let path = "/proc/thread-self/net/netstat";
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    // Two lines of each kind: names, then values.
+    let mut of_tcp = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (of_tcp.next(), of_tcp.next());
+    let mut pairs = names
+        .into_iter()
+        .flat_map(str::split_whitespace)
+        .zip(values.into_iter().flat_map(str::split_whitespace));
+    let counter = pairs.find(|(name, _)| *name == "TCPSynRetrans");
+    counter
+        .and_then(|(_, value)| value.parse().ok())
+        .ok_or_else(|| format!("no TCPSynRetrans in {path}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -348,6 +371,8 @@ pub(crate) struct Record {
     name: String,
     /// In the order in which they were sent.
     pub(crate) outcomes: Vec<Outcome>,
+    /// SYNs that the host has sent again meanwhile, this flow's or another one's. Known at the end.
+    sent_again: Option<u64>,
 }
 
 impl Record {
@@ -379,6 +404,21 @@ impl Record {
                 (*at - first.at).as_secs_f64(),
             );
         }
+        Ok(())
+    }
+
+    /// Fails also if a request had to be sent again to be answered. The host must not have asked anybody else who may
+    /// keep silent.
+    pub(crate) fn expect_no_gap(&self, during: &str) -> Result<()> {
+        self.expect_no_failure(during)?;
+        ensure!(
+            self.sent_again == Some(0),
+            "expected: every request over {} answered at once during {during}; seen: {:?} SYNs sent again, {:.1?} \
+             between two answers",
+            self.name,
+            self.sent_again,
+            self.longest_gap(),
+        );
         Ok(())
     }
 }

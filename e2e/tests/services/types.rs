@@ -52,6 +52,12 @@ fn expect_served(space: &Space<'_>) -> Result<()> {
     for address in world.ipv4() {
         traffic::ask_patiently(&world.client(), address, PORT)?;
     }
+    for node in world.cluster().nodes() {
+        ensure!(
+            !rules(&node)?.is_empty(),
+            "no rule about port {PORT} on {node}, which has the port"
+        );
+    }
     Ok(())
 }
 
