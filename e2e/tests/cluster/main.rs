@@ -5,6 +5,7 @@
 //! first of them. Those with clusters of their own run two at a time, and those that look at the whole
 //! host run alone. They need root, and fail without it.
 
+mod bystanders;
 mod commands;
 mod failures;
 mod faults;

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io::Read as _;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use svclb_e2e::{Cluster, Progress, repository, wait};
 
 use crate::Test;
+use crate::bystanders::Bystanders;
 use crate::host::Snapshot;
 use crate::shared::{self, NODE_PORT, get, run, svclb_e2e};
 
@@ -174,60 +175,6 @@ fn up_says_what_it_does_and_how_to_go_on(said: &str) -> Result<()> {
     let nodes = String::from_utf8_lossy(&kubectl.stdout);
     ensure!(nodes.contains("node-2"), "{}: {kubectl:?}", usage[0]);
     Ok(())
-}
-
-/// Processes of the real host that are called like a cluster's, and are none of its.
-struct Bystanders {
-    folder: PathBuf,
-    processes: Vec<Child>,
-}
-
-impl Bystanders {
-    fn start() -> Result<Self> {
-        let folder =
-            std::env::temp_dir().join(format!("svclb-e2e-bystanders-{}", std::process::id()));
-        std::fs::create_dir_all(&folder)?;
-        let mut bystanders = Self {
-            folder,
-            processes: Vec::new(),
-        };
-        for name in [
-            "containerd",
-            "containerd-shim-runc-v2",
-            "kubelet",
-            "kube-proxy",
-            "etcd",
-            "sleep",
-        ] {
-            let program = bystanders.folder.join(name);
-            symlink("/bin/bash", &program)?;
-            // It ends when its standard input does, which is when this test does.
-            let started = Command::new(program)
-                .args(["-c", "read"])
-                .stdin(Stdio::piped())
-                .spawn()?;
-            bystanders.processes.push(started);
-        }
-        Ok(bystanders)
-    }
-
-    fn check(mut self) -> Result<()> {
-        for process in &mut self.processes {
-            let ended = process.try_wait()?;
-            ensure!(ended.is_none(), "{} has ended: {ended:?}", process.id());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Bystanders {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            drop(process.stdin.take());
-            let _ = process.wait();
-        }
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
 }
 
 fn the_host_is_untouched_after_up_was_killed() -> Result<()> {

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use svclb_e2e::wait;
 
-use crate::space::{Space, WEB};
+use crate::apps::WEB;
+use crate::space::Space;
 use crate::traffic;
 use crate::world::PATIENCE;
 

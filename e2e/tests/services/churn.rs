@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::{Value, json};
 use svclb_e2e::wait;
 
+use crate::apps::WEB;
 use crate::random::Random;
-use crate::space::{Space, WEB, node_of, published};
+use crate::space::{Space, node_of, published};
 use crate::traffic;
 use crate::world::{NAMESPACE, SERVICE_NAME, SERVICE_NAMESPACE, name_of};
 

@@ -9,8 +9,10 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use svclb_e2e::wait;
 
-use crate::space::{Space, WEB, host_ports};
-use crate::traffic::{self, Flow};
+use crate::apps::WEB;
+use crate::flow::Flow;
+use crate::space::{Space, host_ports};
+use crate::traffic;
 use crate::world::{NAMESPACE, PATIENCE, SERVICE_NAME, SERVICE_NAMESPACE, name_of};
 
 const PORT: u16 = 8100;

@@ -9,7 +9,8 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 use svclb_e2e::{Host, wait};
 
-use crate::space::{Space, WEB, is_ready, node_of};
+use crate::apps::WEB;
+use crate::space::{Space, is_ready, node_of};
 use crate::traffic;
 use crate::world::{CONTROLLER, NAMESPACE, PATIENCE, World};
 

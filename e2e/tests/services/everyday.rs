@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::space::{Space, WEB};
+use crate::apps::WEB;
+use crate::space::Space;
 use crate::traffic;
 use crate::world::{NAMESPACE, SERVICE_NAME, name_of};
 

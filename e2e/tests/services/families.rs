@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::apps::WEB;
 use crate::counters::Backend;
 use crate::own_path;
-use crate::space::{Space, WEB};
+use crate::space::Space;
 use crate::traffic;
 
 /// Status has the Service's families in the Service's order, and every address answers.

@@ -12,11 +12,13 @@ use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 use svclb_e2e::{Component, Host, wait};
 
+use crate::apps::WEB;
 use crate::counters;
+use crate::flow::{Flow, Record};
 use crate::replicas::{delete_first, node_at_work, restarts, scale_controller};
 use crate::report::measured;
-use crate::space::{Space, WEB, is_ready, node_of};
-use crate::traffic::{self, Flow};
+use crate::space::{Space, is_ready, node_of};
+use crate::traffic;
 use crate::world::{CONTROLLER, NAMESPACE, PATIENCE, World, name_of};
 
 const PORT: u16 = 8110;
@@ -170,7 +172,7 @@ pub(crate) fn the_api_server_is_away_for_less_than_the_grace(space: &Space<'_>) 
     Ok(())
 }
 
-fn api_server_away(space: &Space<'_>) -> Result<Vec<traffic::Record>> {
+fn api_server_away(space: &Space<'_>) -> Result<Vec<Record>> {
     let world = space.world;
     space.app("web", 3)?;
     space.load_balancer("web", front(PORT + 21))?;

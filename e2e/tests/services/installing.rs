@@ -7,7 +7,8 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use serde_json::json;
 use svclb_e2e::{repository, wait};
 
-use crate::space::{Space, WEB};
+use crate::apps::WEB;
+use crate::space::Space;
 use crate::traffic;
 use crate::world::{PATIENCE, SERVICE_NAME, World, manifest};
 

@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use svclb_e2e::{Host, wait};
 
+use crate::apps::WEB;
 use crate::counters::{self, Backend};
-use crate::space::{Space, WEB, node_of};
+use crate::space::{Space, node_of};
 use crate::traffic;
 use crate::world::PATIENCE;
 

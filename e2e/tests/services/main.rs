@@ -4,8 +4,10 @@
 //! nodes, and two run at the same time, each on a cluster that it has to itself. A test that fails
 //! keeps everything that was involved under `target/e2e-failures/`.
 
+mod apps;
 mod counters;
 mod evidence;
+mod flow;
 mod random;
 mod report;
 mod shared;

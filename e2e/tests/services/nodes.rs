@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::space::{Space, WEB};
+use crate::apps::WEB;
+use crate::space::Space;
 use crate::traffic;
 use crate::world::World;
 

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use svclb_e2e::Host;
 
+use crate::apps::WEB;
 use crate::counters::{self, Backend};
-use crate::space::{Space, WEB, node_of};
+use crate::space::{Space, node_of};
 use crate::traffic;
 use crate::world::{NAMESPACE, name_of};
 

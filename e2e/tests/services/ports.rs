@@ -8,10 +8,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use svclb_e2e::wait;
 
+use crate::apps::{UDP, WEB};
 use crate::counters::{self, Counted};
+use crate::flow::{Flow, Record};
 use crate::report::measured;
-use crate::space::{Space, UDP, WEB, is_ready, node_of};
-use crate::traffic::{self, Flow};
+use crate::space::{Space, is_ready, node_of};
+use crate::traffic;
 use crate::world::PATIENCE;
 
 /// What kube-proxy may take beside its pause between two syncs, on a machine that is busy otherwise.
@@ -242,7 +244,7 @@ pub(crate) fn a_port_that_another_has(space: &Space<'_>) -> Result<()> {
 }
 
 /// When the last request was sent that another app than the holder answered.
-fn last_astray(record: &traffic::Record) -> Option<Instant> {
+fn last_astray(record: &Record) -> Option<Instant> {
     let astray = record.outcomes.iter().rev().find(|outcome| {
         outcome
             .result

@@ -11,10 +11,11 @@ use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use svclb_e2e::{Host, wait};
 
+use crate::apps::WEB;
 use crate::counters;
 use crate::random::Random;
 use crate::report::{measured, say};
-use crate::space::{Space, WEB, host_ports, node_of};
+use crate::space::{Space, host_ports, node_of};
 use crate::traffic;
 use crate::world::{CONTROLLER, NAMESPACE, PATIENCE, World, name_of};
 

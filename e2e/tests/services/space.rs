@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -13,15 +13,6 @@ use svclb_e2e::{Host, wait};
 
 use crate::watched::Watched;
 use crate::world::{NAMESPACE, PATIENCE, SERVICE_NAME, SERVICE_NAMESPACE, World, name_of};
-
-/// The echo server that stands behind the Services.
-const ECHO: &str = concat!("localhost/svclb-echo:", env!("CARGO_PKG_VERSION"));
-/// The ports of its pods; in the pod they are named `web`, `tcp` and `udp`.
-pub(crate) const WEB: u16 = 3000;
-/// Sends everything back.
-pub(crate) const TCP: u16 = 9000;
-/// Sends everything back.
-pub(crate) const UDP: u16 = 9001;
 
 /// A namespace of a test.
 pub(crate) struct Space<'w> {
@@ -85,93 +76,6 @@ impl<'w> Space<'w> {
                 Ok(())
             } else {
                 Err(format!("{left:?}, Services {names:?}"))
-            }
-        })?;
-        Ok(())
-    }
-
-    /// Replicas of the echo server, one a node as far as possible, and waits until they are Ready.
-    pub(crate) fn app(&self, name: &str, replicas: usize) -> Result<()> {
-        self.deploy(name, replicas, None)?;
-        self.wait_for_app(name)
-    }
-
-    /// One replica of the echo server on this node.
-    pub(crate) fn app_on(&self, name: &str, node: &Host) -> Result<()> {
-        self.deploy(name, 1, Some(&node.name()))?;
-        self.wait_for_app(name)
-    }
-
-    /// Creates the Deployment, or changes where its pods run and how many there are.
-    pub(crate) fn deploy(&self, name: &str, replicas: usize, node: Option<&str>) -> Result<()> {
-        let mut deployment = json!({
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": name},
-            "spec": {
-                "replicas": replicas,
-                "selector": {"matchLabels": {"app": name}},
-                "template": {
-                    "metadata": {"labels": {"app": name}},
-                    "spec": {
-                        "terminationGracePeriodSeconds": 2,
-                        "topologySpreadConstraints": [{
-                            "maxSkew": 1,
-                            "topologyKey": "kubernetes.io/hostname",
-                            "whenUnsatisfiable": "ScheduleAnyway",
-                            "labelSelector": {"matchLabels": {"app": name}},
-                        }],
-                        "containers": [{
-                            "name": "echo",
-                            "image": ECHO,
-                            "args": ["--http", WEB.to_string(), "--tcp", TCP.to_string(),
-                                     "--udp", UDP.to_string(), "--grace", "1"],
-                            "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
-                            "ports": [
-                                {"name": "web", "containerPort": WEB},
-                                {"name": "tcp", "containerPort": TCP},
-                                {"name": "udp", "containerPort": UDP, "protocol": "UDP"},
-                            ],
-                            "readinessProbe": {"httpGet": {"path": "/healthz", "port": WEB}, "periodSeconds": 1},
-                        }],
-                    },
-                },
-            },
-        });
-        if let Some(node) = node {
-            deployment["spec"]["template"]["spec"]["nodeSelector"] =
-                json!({"kubernetes.io/hostname": node});
-        }
-        let api = self.world.api::<Deployment>(&self.name);
-        let by = PatchParams::apply("services-test");
-        self.world
-            .block_on(api.patch(name, &by, &Patch::Apply(&deployment)))?;
-        Ok(())
-    }
-
-    /// Waits until a Deployment has all its replicas Ready, and none from before a change.
-    pub(crate) fn wait_for_app(&self, name: &str) -> Result<()> {
-        let api = self.world.api::<Deployment>(&self.name);
-        wait::until(&format!("Deployment {name} rolled out"), PATIENCE, || {
-            let deployment = self
-                .world
-                .block_on(api.get(name))
-                .map_err(|error| error.to_string())?;
-            let wanted = deployment
-                .spec
-                .and_then(|spec| spec.replicas)
-                .filter(|replicas| *replicas > 0);
-            let status = deployment.status.unwrap_or_default();
-            let counts = [
-                status.replicas,
-                status.updated_replicas,
-                status.ready_replicas,
-            ];
-            let current = status.observed_generation == deployment.metadata.generation;
-            if current && counts.iter().all(|count| *count == wanted) {
-                Ok(())
-            } else {
-                Err(format!("{status:?}"))
             }
         })?;
         Ok(())

@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use svclb_e2e::{Host, wait};
 
-use crate::space::{Space, WEB};
+use crate::apps::WEB;
+use crate::space::Space;
 use crate::traffic;
 use crate::world::PATIENCE;
 
