@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use svclb_e2e::{Host, wait};
 
-use crate::traffic::{TIMEOUT, ask_on, request, udp_socket};
+use crate::traffic::{TIMEOUT, ask_on, connect, echo_on, request, udp_socket};
 use crate::world::PATIENCE;
 
 /// Between two requests of a `Flow`.
@@ -39,6 +39,22 @@ impl Flow {
         let to = SocketAddr::new(address, port);
         Self::start(from, format!("HTTP to {to}"), move || {
             request(to, TIMEOUT).map(|answer| answer.pod)
+        })
+    }
+
+    /// Lines on one connection to a port that sends everything back. When it breaks that is a failure, and another one
+    /// is opened.
+    pub(crate) fn kept(from: &Host, address: IpAddr, port: u16) -> Self {
+        let to = SocketAddr::new(address, port);
+        let mut opened = None;
+        Self::start(from, format!("one connection to {to}"), move || {
+            let mut stream = match opened.take() {
+                Some(stream) => stream,
+                None => connect(to, TIMEOUT)?,
+            };
+            echo_on(&mut stream)?;
+            opened = Some(stream);
+            Ok("the one that has it".to_owned())
         })
     }
 

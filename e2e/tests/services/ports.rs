@@ -5,11 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use svclb_e2e::wait;
 
-use crate::apps::{UDP, WEB};
-use crate::counters::{self, Counted};
+use crate::apps::{TCP, UDP, WEB};
+use crate::counters::{self, Backend, Counted};
 use crate::flow::{Flow, Record};
 use crate::report::measured;
 use crate::space::{Space, is_ready, node_of};
@@ -19,9 +20,9 @@ use crate::world::PATIENCE;
 /// What kube-proxy may take beside its pause between two syncs, on a machine that is busy otherwise.
 const SLACK: Duration = Duration::from_secs(9);
 
-/// TCP and UDP on one port, several ports, ports of the pods by name.
+/// TCP and UDP on one port, several ports, ports of the pods by name: on kube-proxy's path, and through the svclb pods.
 pub(crate) fn protocols_and_names(space: &Space<'_>) -> Result<()> {
-    let client = space.world.client();
+    let (world, client) = (space.world, space.world.client());
     space.app("mixed", 2)?;
     let ports = json!([
         {"name": "web", "port": 8040, "targetPort": "web"},
@@ -29,14 +30,51 @@ pub(crate) fn protocols_and_names(space: &Space<'_>) -> Result<()> {
         {"name": "udp", "port": 8041, "targetPort": "udp", "protocol": "UDP"},
         {"name": "number", "port": 8042, "targetPort": UDP, "protocol": "UDP"},
     ]);
+    let asks: [&dyn Fn(IpAddr) -> Result<()>; 4] = [
+        &|address| traffic::ask_patiently(&client, address, 8040).map(drop),
+        &|address| traffic::echo_tcp(&client, address, 8041),
+        &|address| traffic::ask_udp(&client, address, 8041).map(drop),
+        &|address| traffic::ask_udp(&client, address, 8042).map(drop),
+    ];
     space.load_balancer("mixed", json!({"ports": ports}))?;
-    space.expect_addresses("mixed", &space.world.ipv4())?;
-    for address in space.world.ipv4() {
-        traffic::ask_patiently(&client, address, 8040)?;
-        traffic::echo_tcp(&client, address, 8041)?;
-        traffic::ask_udp(&client, address, 8041)?;
-        traffic::ask_udp(&client, address, 8042)?;
+    space.expect_addresses("mixed", &world.ipv4())?;
+    for address in world.ipv4() {
+        asks.iter().try_for_each(|ask| ask(address))?;
     }
+
+    let proxy = json!({"metadata": {"annotations": {"svclb.io/ip-mode": "Proxy"}}});
+    space.patch_service("mixed", proxy)?;
+    space.expect_mode("mixed", &world.ipv4(), "Proxy")?;
+    let pods = space.expect_ready_pods("mixed", &world.cluster().nodes())?;
+    for (pod, address) in pods.iter().zip(world.ipv4()) {
+        for (number, ask) in asks.iter().enumerate() {
+            expect_pod_counts(space, pod, &format!("question {number}"), || ask(address))?;
+        }
+    }
+    Ok(())
+}
+
+/// The pod sees what is asked, once kube-proxy has given the address up.
+fn expect_pod_counts(
+    space: &Space<'_>,
+    pod: &Pod,
+    question: &str,
+    ask: impl Fn() -> Result<()>,
+) -> Result<()> {
+    let node = space.world.cluster().host(node_of(pod))?;
+    let expected = format!("{question} to {node} let pass by its svclb pod");
+    wait::until(&expected, PATIENCE, || {
+        let said = |error: anyhow::Error| format!("{error:#}");
+        let read = || counters::read(&node, pod, Backend::Nftables).map_err(said);
+        let before = read()?;
+        ask().map_err(said)?;
+        let after = read()?;
+        if after.accepted > before.accepted {
+            Ok(())
+        } else {
+            Err(format!("{before:?}, then {after:?}"))
+        }
+    })?;
     Ok(())
 }
 
@@ -49,27 +87,38 @@ fn set_ports(space: &Space<'_>, service: &str, ports: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// On kube-proxy's path a port that stays is not interrupted when others come and go.
+/// On kube-proxy's path a port that stays is not interrupted when others come and go, nor is a connection that is open.
 pub(crate) fn kube_proxys_path_is_not_interrupted(space: &Space<'_>) -> Result<()> {
     // What the flows' host sends again is to be theirs alone.
     let (client, another) = (space.world.client(), space.world.cluster().control_plane());
     let nodes = space.world.cluster().nodes();
+    let kept = json!({"name": "kept", "port": 8039, "targetPort": TCP});
     space.app("web", 2)?;
-    space.load_balancer("web", json!({"ports": [web(8043)]}))?;
+    space.load_balancer("web", json!({"ports": [web(8043), kept]}))?;
     space.expect_addresses("web", &space.world.ipv4())?;
     for address in space.world.ipv4() {
         traffic::await_answer(space.world.cluster(), address, 8043)?;
     }
-    let flows: Vec<Flow> = space
+    let mut flows: Vec<Flow> = space
         .world
         .ipv4()
         .into_iter()
         .map(|address| Flow::http(&client, address, 8043))
         .collect();
-    for ports in [&[web(8043), web(8044)][..], &[web(8043)]] {
+    // Until kube-proxy's next sync it is the pods that answer, and a connection would stay theirs.
+    wait::until("requests answered past the svclb pods", PATIENCE, || {
+        expect_past_the_pods(space, &flows).map_err(|error| format!("{error:#}"))
+    })?;
+    for address in space.world.ipv4() {
+        flows.push(Flow::kept(&client, address, 8039));
+    }
+    for ports in [
+        &[web(8043), kept.clone(), web(8044)][..],
+        &[web(8043), kept],
+    ] {
         set_ports(space, "web", ports)?;
         space.expect_ready_pods("web", &nodes)?;
-        if ports.len() == 1 {
+        if ports.len() == 2 {
             traffic::expect_silence(&another, &space.world.ipv4(), 8044)?;
         } else {
             for address in space.world.ipv4() {

@@ -106,24 +106,23 @@ pub(crate) fn echo_tcp(from: &Host, address: IpAddr, port: u16) -> Result<()> {
     let to = SocketAddr::new(address, port);
     let expected = format!("an echo from {to} over TCP to {from}");
     wait::until(&expected, PATIENCE, || {
-        from.within(|| {
-            let mut stream = connect(to, TIMEOUT)?;
-            stream
-                .write_all(b"hello over TCP")
-                .map_err(|error| error.to_string())?;
-            let mut back = [0; 14];
-            stream
-                .read_exact(&mut back)
-                .map_err(|error| error.to_string())?;
-            if back == *b"hello over TCP" {
-                Ok(())
-            } else {
-                Err(format!("{back:?}"))
-            }
-        })
-        .map_err(|error| error.to_string())?
+        from.within(|| echo_on(&mut connect(to, TIMEOUT)?))
+            .map_err(|error| error.to_string())?
     })?;
     Ok(())
+}
+
+/// One line there and back on a connection that is open.
+pub(crate) fn echo_on(stream: &mut TcpStream) -> Result<(), String> {
+    let said = |error: std::io::Error| error.to_string();
+    stream.write_all(b"hello over TCP").map_err(said)?;
+    let mut back = [0; 14];
+    stream.read_exact(&mut back).map_err(said)?;
+    if back == *b"hello over TCP" {
+        Ok(())
+    } else {
+        Err(format!("{back:?}"))
+    }
 }
 
 /// The name of the pod that answers over UDP.
@@ -162,7 +161,7 @@ pub(crate) fn ask_on(
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-fn connect(to: SocketAddr, timeout: Duration) -> Result<TcpStream, String> {
+pub(crate) fn connect(to: SocketAddr, timeout: Duration) -> Result<TcpStream, String> {
     let stream = TcpStream::connect_timeout(&to, timeout)
         .map_err(|error| format!("cannot connect to {to}: {error}"))?;
     let said = |error: std::io::Error| error.to_string();
