@@ -80,7 +80,8 @@ pub struct Interface {
     pub index: i32,
     /// Whether it forwards IPv4; `None` if it has no IPv4.
     pub ipv4: Option<bool>,
-    /// Whether it has IPv6.
+    /// Whether it has IPv6 and is up: those that a module of the kernel puts into every network namespace
+    /// (`sit0`) are not, and nobody can come by them.
     pub ipv6: bool,
 }
 
@@ -102,7 +103,7 @@ impl Interface {
         Some(Self {
             index,
             ipv4: ipv4.map(|value| value != 0),
-            ipv6: disabled == Some(0),
+            ipv6: disabled == Some(0) && flags & libc::IFF_UP != 0,
         })
     }
 }
@@ -161,24 +162,33 @@ impl State {
             .map(|interface| interface.index)
     }
 
-    fn confirm_ipv4(&self) -> Result<(), Error> {
-        match self.without_ipv4().next() {
-            Some(index) => Err(Error::StaysOff { index }),
-            None => Ok(()),
+    fn confirm(&self, families: &[Family]) -> Result<(), Error> {
+        for &family in families {
+            match (family, self.without_ipv4().next()) {
+                (Family::V4, Some(index)) => return Err(Error::StaysOff { index }),
+                (Family::V6, _) if !self.ipv6 => return Err(Error::Ipv6(stays_off())),
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 
 /// Switches forwarding of these families on where it is off, and makes sure that it is on.
 pub fn switch_on(state: &State, families: &[Family]) -> Result<(), Error> {
-    let off = |family| families.contains(&family) && !state.forwards(family);
-    if off(Family::V4) {
-        switch_on_ipv4(state)?;
+    let off = |family: &Family| !state.forwards(*family);
+    let off: Vec<_> = families.iter().copied().filter(off).collect();
+    for family in &off {
+        match family {
+            Family::V4 => switch_on_ipv4(state)?,
+            Family::V6 => fs::write(IPV6_FORWARDING, "1").map_err(Error::Ipv6)?,
+        }
     }
-    if off(Family::V6) {
-        fs::write(IPV6_FORWARDING, "1").map_err(Error::Ipv6)?;
+    if off.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    // An interface that has gone meanwhile is no concern.
+    State::read()?.confirm(&off)
 }
 
 /// Switches IPv6 forwarding on where there is IPv6 and it is off; tells whether there is IPv6.
@@ -186,8 +196,18 @@ pub fn allow_ipv6() -> io::Result<bool> {
     match fs::read_to_string(IPV6_FORWARDING) {
         Ok(setting) if setting.trim() != "0" => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        _ => fs::write(IPV6_FORWARDING, "1").map(|()| true),
+        _ => {
+            fs::write(IPV6_FORWARDING, "1")?;
+            match fs::read_to_string(IPV6_FORWARDING)?.trim() {
+                "0" => Err(stays_off()),
+                _ => Ok(true),
+            }
+        }
     }
+}
+
+fn stays_off() -> io::Error {
+    io::Error::other("it stays off though it was switched on")
 }
 
 fn switch_on_ipv4(state: &State) -> Result<(), Error> {
@@ -197,8 +217,7 @@ fn switch_on_ipv4(state: &State) -> Result<(), Error> {
             .commit(&set_ipv4(index))
             .map_err(|source| Error::Set { index, source })?;
     }
-    // An interface that has gone meanwhile is no concern.
-    State::read()?.confirm_ipv4()
+    Ok(())
 }
 
 fn open() -> Result<Socket, Error> {

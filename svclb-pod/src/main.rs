@@ -75,6 +75,7 @@ fn start() -> ExitCode {
     if let Err(error) = signals::block() {
         return fail("cannot block signals", &error);
     }
+    output::take_closed_places();
     let started = Instant::now();
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
@@ -88,10 +89,7 @@ fn start() -> ExitCode {
         [Some("--help" | "-h" | "help")] => say(HELP),
         [Some("--version" | "-V")] => say(concat!("svclb-pod ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {
-            output::write(
-                io::stderr(),
-                &format!("svclb-pod: unknown arguments\n\n{HELP}"),
-            );
+            say_why("unknown arguments; `svclb-pod --help` tells those that there are");
             ExitCode::Failure
         }
     }
@@ -136,7 +134,7 @@ fn sleep() -> ExitCode {
 ///
 /// The rules come before forwarding, so that nothing is ever forwarded that they do not know of.
 fn forward(config: &Config, started: Instant) -> Result<Installed, ExitCode> {
-    let (state, families) = families(config)?;
+    let (state, families, missing) = families(config)?;
     let rules = Rules::new(config, &families);
     let installed = backend::install(&rules, config.backend)
         .map_err(|error| end("cannot install the rules", &error))?;
@@ -146,7 +144,7 @@ fn forward(config: &Config, started: Instant) -> Result<Installed, ExitCode> {
     forwarding::switch_on(&state, &families).map_err(|error| fail("cannot forward", &error))?;
     let took = Milliseconds(started.elapsed());
 
-    let mut log = report::forwards(config, &families);
+    let mut log = report::left_out(&missing) + &report::forwards(config, &families);
     if let Installed::Iptables(Some(error)) = &installed {
         log += &format!("nf_tables is not to be had here: {}\n", one_line(error));
     }
@@ -224,20 +222,15 @@ fn config() -> Result<Config, ExitCode> {
     })
 }
 
-/// The wanted families that the node has; says which it has not.
-fn families(config: &Config) -> Result<(State, Vec<Family>), ExitCode> {
+/// The wanted families that the node has, and those that it has not.
+fn families(config: &Config) -> Result<(State, Vec<Family>, Vec<Family>), ExitCode> {
     let state = State::read().map_err(|error| fail("cannot forward", &error))?;
     let (here, missing) = split(config, &state);
     if here.is_empty() {
         say_why(&no_family());
         return Err(ExitCode::Failure);
     }
-    for family in missing {
-        say(&format!(
-            "{family} is left out: this node does not have it\n"
-        ));
-    }
-    Ok((state, here))
+    Ok((state, here, missing))
 }
 
 fn split(config: &Config, state: &State) -> (Vec<Family>, Vec<Family>) {

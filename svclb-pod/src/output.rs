@@ -1,17 +1,38 @@
 //! What the program says, to somebody who may be slow to read it or may have gone: neither is a reason
 //! not to do what it is there for.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd;
 
 use crate::signals;
 
 /// As much as a pipe that is not full takes at once.
 const PIECE: usize = libc::PIPE_BUF;
+
+/// Has something in each of the places of stdin, stdout and stderr. In one that is closed, whatever is
+/// opened next would come to be, a socket to the kernel even, and be written what the program says.
+///
+/// Rust's runtime does so with `/dev/null`, but this program begins without it, and an image may have
+/// none. Nobody is at the other end of this socket: writing to it fails at once.
+pub fn take_closed_places() {
+    while let Ok(place) = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::empty(),
+        None,
+    ) {
+        if place.as_raw_fd() > libc::STDERR_FILENO {
+            break;
+        }
+        // It stays there, also when the program starts anew to sleep.
+        let _ = place.into_raw_fd();
+    }
+}
 
 /// Writes to `output` for as long as anybody takes it. While nobody does, a signal that ends the process
 /// ends this, too, and stays there for [`signals::wait`].

@@ -10,6 +10,12 @@ use crate::ranges::Cidr;
 /// So many items of a list are written out; there can be thousands.
 const WRITTEN_OUT: usize = 8;
 
+/// A line for each family that is wanted and that the node does not have.
+pub fn left_out(families: &[Family]) -> String {
+    let line = |family| format!("{family} is left out: this node does not have it\n");
+    families.iter().map(line).collect()
+}
+
 /// A line for each forward: `tcp 80 -> 10.43.0.10:80 from 0.0.0.0/0`.
 pub fn forwards(config: &Config, families: &[Family]) -> String {
     let to = |address: &&IpAddr| families.contains(&Family::of(**address));

@@ -50,6 +50,8 @@ fn an_interface_has_what_the_kernel_says() {
         interface(Some(true), false)
     );
     assert_eq!(parse(&link(3, 1, None, None)), interface(None, false));
+    let down = parse(&link(3, 0, Some(0), Some(0)));
+    assert_eq!(down, interface(Some(false), false));
 }
 
 #[test]
@@ -72,10 +74,13 @@ fn state(ipv4: &[Option<bool>], ipv6: bool) -> State {
 
 #[test]
 fn forwarding_that_is_not_what_it_was_set_to_is_an_error() {
-    assert!(state(&[Some(true), None], false).confirm_ipv4().is_ok());
-    let error = state(&[Some(true), Some(false)], true)
-        .confirm_ipv4()
-        .unwrap_err();
+    let only_ipv4 = state(&[Some(true), None], false);
+    assert!(only_ipv4.confirm(&[Family::V4]).is_ok());
+    let error = only_ipv4.confirm(&Family::ALL).unwrap_err();
+    assert!(matches!(error, Error::Ipv6(_)), "{error:?}");
+    let only_ipv6 = state(&[Some(true), Some(false)], true);
+    assert!(only_ipv6.confirm(&[Family::V6]).is_ok());
+    let error = only_ipv6.confirm(&Family::ALL).unwrap_err();
     assert!(matches!(error, Error::StaysOff { index: 3 }), "{error:?}");
 }
 

@@ -1,10 +1,11 @@
 //! The process: PID 1 of an image that holds nothing else, its log, its end, and `check`.
 
 use std::fs;
-use std::io::pipe;
+use std::io::{Write, pipe};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,15 @@ on_both_backends!(
     it_is_pid_1_of_an_image_with_nothing_else_and_ends_on_sigterm_and_sigint,
     as_pid_1_it_ends_on_a_signal_at_any_moment,
     nobody_reading_its_long_log_keeps_it_neither_from_forwarding_nor_from_its_end,
+    a_log_that_is_full_from_the_start_keeps_it_from_nothing,
     the_rules_outlive_it,
     check_tells_whether_the_rules_are_those_of_the_environment,
     check_waits_for_rules_that_are_on_their_way,
     rules_of_the_other_backend_are_removed,
 );
+
+/// As many bytes as a pipe takes that nobody reads.
+const PIPE: usize = 1 << 16;
 
 fn environment(backend: &str) -> Environment {
     Environment::new(&[
@@ -164,6 +169,25 @@ fn nobody_reading_its_long_log_keeps_it_neither_from_forwarding_nor_from_its_end
     assert_eq!(pod.stop().code(), Some(0));
 }
 
+/// Others may write to the same pipe.
+fn a_log_that_is_full_from_the_start_keeps_it_from_nothing(backend: &str) {
+    let lab = Lab::new();
+    lab.pod.sysctl("ipv6/conf/eth0/disable_ipv6", "1");
+    let both = environment(backend).with(&[
+        "DEST_IPS=10.43.0.10,fd00:43::10",
+        "SRC_RANGES=192.0.2.0/24,2001:db8::/64",
+    ]);
+    let (_reader, mut writer) = pipe().unwrap();
+    writer.write_all(&[b'\n'; PIPE]).unwrap();
+    let mut command = both.command(PROGRAM);
+    command.stdout(writer).stderr(Stdio::null());
+    let pod = Pod::nobody_reads(lab.pod.run(|| command.spawn().unwrap()));
+    wait_until("the rules", || {
+        both.run(&lab.pod, &["check"]).status.success()
+    });
+    assert_eq!(pod.stop().code(), Some(0));
+}
+
 /// How many netlink sockets to netfilter are open in the pod.
 fn netfilter_sockets(lab: &Lab) -> usize {
     let sockets = lab.pod.output(&["cat", "/proc/thread-self/net/netlink"]);
@@ -195,6 +219,47 @@ fn nobody_to_read_what_it_says_changes_no_exit_code() {
         });
         assert_eq!(status.code(), Some(code), "{arguments:?}");
     }
+}
+
+/// What is opened next, a socket to the kernel, would be where it writes its log.
+#[test]
+fn nothing_else_takes_the_place_of_a_closed_stdout_or_stderr() {
+    let lab = Lab::new();
+    let closed = |environment: &Environment, argument: &str| {
+        let mut command = environment.command("/bin/sh");
+        command.args(["-c", &format!("exec {PROGRAM} {argument} <&- >&- 2>&-")]);
+        command
+    };
+    let wanted = environment("nftables");
+    let nothing = Environment::default();
+    for (environment, argument, code) in [
+        (&wanted, "check", 1),
+        (&nothing, "", 2),
+        (&nothing, "--help", 0),
+        (&nothing, "--verbose", 1),
+    ] {
+        let mut command = closed(environment, argument);
+        let status = lab.pod.run(|| command.status().unwrap());
+        assert_eq!(status.code(), Some(code), "{argument}");
+    }
+    let pod = Pod::of(lab.pod.run(|| spawn(closed(&wanted, ""))));
+    wait_until("its start anew, to sleep", || {
+        command_line(&pod) == format!("{PROGRAM}\0sleep\0")
+    });
+    let unix = lab.pod.output(&["cat", "/proc/thread-self/net/unix"]);
+    for place in 0..=2 {
+        let taken = fs::read_link(format!("/proc/{}/fd/{place}", pod.id())).unwrap();
+        let taken = taken.to_str().unwrap();
+        let inode = taken
+            .strip_prefix("socket:[")
+            .and_then(|it| it.strip_suffix(']'));
+        assert!(
+            unix.contains(inode.unwrap_or(taken)),
+            "{taken} at {place}: {unix}"
+        );
+    }
+    assert_eq!(pod.stop().code(), Some(0));
+    assert_eq!(wanted.run(&lab.pod, &["check"]).status.code(), Some(0));
 }
 
 #[test]

@@ -2,17 +2,19 @@
 //! more than it is given.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::process::{Command, Output};
 
 use nix::errno::Errno;
 
 use crate::support::{
-    CLIENT, Environment, Lab, Namespace, POD, PROGRAM, Pod, Server, ask_tcp, forbid_netlink,
-    forbid_setlink, forbid_xtables, on_both_backends,
+    CLIENT, Environment, Lab, Namespace, PATIENCE, POD, PROGRAM, Pod, Server, allow_what_it_takes,
+    ask_tcp, ask_udp, forbid_netlink, forbid_setlink, forbid_xtables, on_both_backends,
 };
 
 on_both_backends!(
     net_admin_is_all_that_it_needs,
+    a_few_system_calls_that_containerd_allows_are_all_that_it_needs,
     klipper_lbs_default_capabilities_do_as_well,
     without_net_admin_it_says_what_is_missing,
     a_family_that_the_node_does_not_have_is_left_out_with_a_line,
@@ -59,8 +61,15 @@ fn assert_refusal(output: &Output, code: i32, said: &[&str]) {
 fn net_admin_is_all_that_it_needs(backend: &str) {
     let lab = Lab::new();
     Server::start(&lab, &[8080]);
+    let forwarding = ["cat", "/proc/sys/net/ipv4/conf/eth0/forwarding"];
+    assert_eq!(
+        lab.pod.output(&forwarding),
+        "0\n",
+        "it is for it to switch on"
+    );
     let command = restricted(&by(backend), "-all,+net_admin", "");
     let pod = Pod::start_command(&lab.pod, command);
+    assert_eq!(lab.pod.output(&forwarding), "1\n");
     let status = fs::read_to_string(format!("/proc/{}/status", pod.id())).unwrap();
     for line in [
         "CapEff:\t0000000000001000",
@@ -75,6 +84,31 @@ fn net_admin_is_all_that_it_needs(backend: &str) {
     );
     let check = restricted(&by(backend), "-all,+net_admin", "check");
     assert_eq!(run(&lab.pod, check).status.code(), Some(0));
+}
+
+fn a_few_system_calls_that_containerd_allows_are_all_that_it_needs(backend: &str) {
+    let lab = Lab::new();
+    Server::start(&lab, &[8080]);
+    let udp = by(backend).with(&["SVCLB_FORWARDS=tcp/80=8080,udp/53=8080"]);
+    drop(Pod::start(&lab.pod, &udp));
+    // A restart with a connection to forget does all that it ever does.
+    let socket = lab
+        .client
+        .run(|| UdpSocket::bind((CLIENT[0], 5353)).unwrap());
+    assert!(ask_udp(&socket, POD, 53, PATIENCE).is_some());
+    let pod = Pod::start_command(&lab.pod, allow_what_it_takes(by(backend).command(PROGRAM)));
+    pod.wait_for_log("forgotten: 1");
+    let status = fs::read_to_string(format!("/proc/{}/status", pod.id())).unwrap();
+    assert!(status.contains("Seccomp:\t2"), "no filter: {status}");
+    assert_eq!(
+        ask_tcp(&lab.client, CLIENT[0], POD, 80).unwrap(),
+        format!("0:8080 sees {POD}")
+    );
+    let mut check = by(backend).command(PROGRAM);
+    check.arg("check");
+    let output = run(&lab.pod, allow_what_it_takes(check));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(pod.stop().code(), Some(0));
 }
 
 fn klipper_lbs_default_capabilities_do_as_well(backend: &str) {
@@ -172,7 +206,7 @@ fn rules_of_the_other_backend_that_stay_are_an_error() {
     let command = forbid_xtables(by("nftables").command(PROGRAM), Errno::EACCES);
     let output = run(&lab.pod, command);
     assert_refusal(&output, 1, &["what an earlier start left", "EACCES"]);
-    assert_eq!(output.stdout, b"", "nothing is in place");
+    assert_eq!(output.stdout, b"", "it does not say that all is in place");
 }
 
 #[test]
@@ -302,5 +336,5 @@ fn help_and_version_need_no_environment() {
         assert!(String::from_utf8_lossy(&output.stdout).contains(said));
     }
     let output = Environment::default().run(&namespace, &["--verbose"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_refusal(&output, 1, &["unknown arguments", "--help"]);
 }

@@ -71,6 +71,8 @@ impl Lab {
             lab.client
                 .ip(&format!("address add {address}/128 dev eth0 nodad"));
         }
+        // A new namespace has the settings of the machine's own, which may well forward already.
+        lab.pod.sysctl("ipv4/ip_forward", "0");
         lab.node.sysctl("ipv4/ip_forward", "1");
         lab.node.sysctl("ipv6/conf/all/forwarding", "1");
         lab

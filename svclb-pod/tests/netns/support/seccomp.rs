@@ -1,4 +1,5 @@
-//! A seccomp filter that plays a kernel without a netlink family, or a container that may not use it.
+//! Seccomp filters: one plays a kernel without a netlink family, or a container that may not use it; one
+//! allows what a container runtime does, and less.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -41,11 +42,7 @@ pub(crate) fn forbid_xtables(command: Command, errno: Errno) -> Command {
 }
 
 /// The same for a system call where these arguments, by their place, have these values.
-#[expect(
-    unsafe_code,
-    reason = "neither std nor nix can install a seccomp filter"
-)]
-fn forbid(mut command: Command, call: i64, wanted: &[(u32, u32)], errno: Errno) -> Command {
+fn forbid(command: Command, call: i64, wanted: &[(u32, u32)], errno: Errno) -> Command {
     let compared = [(0, u32::try_from(call).unwrap())].into_iter();
     let compared = compared.chain(
         wanted
@@ -63,6 +60,49 @@ fn forbid(mut command: Command, call: i64, wanted: &[(u32, u32)], errno: Errno) 
     }
     filter.push(result(libc::SECCOMP_RET_ERRNO | errno as u32));
     filter.push(result(libc::SECCOMP_RET_ALLOW));
+    install(command, filter)
+}
+
+/// What it takes of containerd's default profile, which has all of these without a condition but for
+/// `socket` (that one excepts AF_VSOCK), and some that another C library would take in their place.
+#[rustfmt::skip]
+const CALLS: &[i64] = &[
+    // To become the program, and to begin.
+    libc::SYS_execve, libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap,
+    libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_set_tid_address, libc::SYS_set_robust_list,
+    libc::SYS_rseq, libc::SYS_prlimit64, libc::SYS_readlinkat, libc::SYS_getrandom, libc::SYS_futex,
+    libc::SYS_getpid, libc::SYS_gettid, libc::SYS_rt_sigaction, libc::SYS_sigaltstack,
+    // Signals, time, and the end.
+    libc::SYS_rt_sigprocmask, libc::SYS_rt_sigtimedwait, libc::SYS_signalfd4, libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_exit, libc::SYS_exit_group,
+    // Files: of /proc, and what it says.
+    libc::SYS_openat, libc::SYS_statx, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_lseek,
+    libc::SYS_read, libc::SYS_write, libc::SYS_writev, libc::SYS_close, libc::SYS_fcntl, libc::SYS_ppoll,
+    // The kernel's interfaces.
+    libc::SYS_socket, libc::SYS_bind, libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    #[cfg(target_arch = "x86_64")] libc::SYS_arch_prctl,
+    #[cfg(target_arch = "x86_64")] libc::SYS_readlink,
+    #[cfg(target_arch = "x86_64")] libc::SYS_poll,
+];
+
+/// Has the command's process get EPERM, as from containerd's default profile, for all other system calls.
+pub(crate) fn allow_what_it_takes(command: Command) -> Command {
+    let mut filter = vec![load(0)];
+    for &call in CALLS {
+        filter.push(unless_equal_skip(u32::try_from(call).unwrap(), 1));
+        filter.push(result(libc::SECCOMP_RET_ALLOW));
+    }
+    filter.push(result(libc::SECCOMP_RET_ERRNO | Errno::EPERM as u32));
+    install(command, filter)
+}
+
+/// Has the command's process under this filter from when it becomes the program.
+#[expect(
+    unsafe_code,
+    reason = "neither std nor nix can install a seccomp filter"
+)]
+fn install(mut command: Command, mut filter: Vec<libc::sock_filter>) -> Command {
     let filter_mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
     let install = move || {
         let program = libc::sock_fprog {
