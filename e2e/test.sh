@@ -11,15 +11,41 @@ log=target/test.log
 
 passed=0 failed=0 failures=()
 
-# Runs one step, and adds up what its test binaries say.
+# Runs a step and shows what it says.
 step() { # TITLE COMMAND...
-  local title=$1 out=target/test.step begun=$SECONDS
+  local title=$1 out=target/test.step begun=$SECONDS status=0
   shift
   printf '\n=== %s\n' "$title" | tee -a "$log"
-  local status=0
   "$@" 2>&1 | tee "$out" || status=1
+  count "$title" "$out" "$status" "$begun"
+}
+
+# Begins a step that goes on beside the next ones, until `join`. What it says is shown then.
+beside() { # TITLE COMMAND...
+  beside_title=$1 beside_begun=$SECONDS
+  shift
+  # A process group of its own, so that all of it can be ended.
+  set -m
+  "$@" >target/test.beside 2>&1 </dev/null &
+  set +m
+  beside_process=$!
+  trap 'kill -- "-$beside_process" 2>/dev/null' EXIT
+  printf '\n=== %s: begins, and is shown when it has ended\n' "$beside_title" | tee -a "$log"
+}
+
+join() {
+  local status=0
+  wait "$beside_process" || status=1
+  trap - EXIT
+  printf '\n=== %s\n' "$beside_title" | tee -a "$log"
+  cat target/test.beside
+  count "$beside_title" target/test.beside "$status" "$beside_begun"
+}
+
+# Adds up what the test binaries of a step have said.
+count() { # TITLE OUTPUT STATUS BEGUN
+  local title=$1 out=$2 status=$3 begun=$4 step_passed step_failed
   cat "$out" >>"$log"
-  local step_passed step_failed
   read -r step_passed step_failed < <(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' "$out")
   rm -f "$out"
   if [ "$status" != 0 ]; then
@@ -53,9 +79,13 @@ step "examples in the documentation" cargo_test --doc
 step "packages, Kubernetes, images" prepare
 # shellcheck disable=SC2046
 {
+  # Now, so that no step waits for what another one builds.
+  step "test programs" cargo_test --no-run $(tests_of svclb-pod) $(tests_of controller) $(tests_of e2e)
+  # It waits for the most part.
+  beside "controller: a real API server" cargo_test $(tests_of controller)
   step "svclb-pod: packets between namespaces" cargo_test $(tests_of svclb-pod)
   step "svclb-pod: fuzzing, 10 s a target" svclb-pod/fuzz/run.sh 10
-  step "controller: a real API server" cargo_test $(tests_of controller)
+  join
   step "whole clusters" cargo_test $(tests_of e2e)
 }
 
