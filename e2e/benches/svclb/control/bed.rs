@@ -5,9 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use svclb_e2e::{Host, Options, Progress, Temporary};
@@ -18,6 +19,8 @@ use crate::controller::Controller;
 use crate::folders::Folders;
 use crate::load::Server;
 
+/// The label by which a DaemonSet and a svclb pod name their Service.
+const SERVICE_LABEL: &str = "svccontroller.k3s.cattle.io/svcname";
 /// The port of all Services here, and of the backends.
 const PORT: u16 = 8080;
 /// How long a client goes on trying until a node answers.
@@ -147,8 +150,53 @@ impl<'a> Bed<'a> {
         Ok(())
     }
 
+    /// The DaemonSet that the controller made for a Service.
+    pub(super) fn daemonset_of(&self, name: &str) -> Result<DaemonSet> {
+        let of_service = ListParams::default().labels(&format!("{SERVICE_LABEL}={name}"));
+        let daemonsets = self.daemonsets();
+        let found = self.runtime.block_on(daemonsets.list(&of_service));
+        let found = found.with_context(|| format!("listing the DaemonSets of Service {name}"))?;
+        let first = found.items.into_iter().next();
+        first.with_context(|| format!("Service {name} has no DaemonSet"))
+    }
+
+    /// Creates a DaemonSet.
+    pub(super) fn create_daemonset(&self, daemonset: &DaemonSet) -> Result<()> {
+        let (daemonsets, parameters) = (self.daemonsets(), PostParams::default());
+        let created = daemonsets.create(&parameters, daemonset);
+        self.runtime
+            .block_on(created)
+            .context("creating a DaemonSet")?;
+        Ok(())
+    }
+
+    /// Deletes a DaemonSet as the controller does: its pods go after it.
+    pub(super) fn delete_daemonset(&self, name: &str) -> Result<()> {
+        let (daemonsets, parameters) = (self.daemonsets(), DeleteParams::background());
+        let deleted = daemonsets.delete(name, &parameters);
+        self.runtime
+            .block_on(deleted)
+            .with_context(|| format!("deleting DaemonSet {name}"))?;
+        Ok(())
+    }
+
+    /// Patches a Service's status subresource, which takes finalizers as well.
+    pub(super) fn patch_status(&self, name: &str, patch: Value) -> Result<()> {
+        let (services, patch) = (self.services(), Patch::Strategic(patch));
+        let parameters = PatchParams::default();
+        let patched = services.patch_status(name, &parameters, &patch);
+        self.runtime
+            .block_on(patched)
+            .with_context(|| format!("patching the status of Service {name}"))?;
+        Ok(())
+    }
+
     fn services(&self) -> Api<Service> {
         Api::namespaced(self.client.clone(), "default")
+    }
+
+    fn daemonsets(&self) -> Api<DaemonSet> {
+        Api::namespaced(self.client.clone(), "kube-system")
     }
 
     /// When each node first answered a client outside, while `work` is done here.

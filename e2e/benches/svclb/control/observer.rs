@@ -65,9 +65,12 @@ impl Seen {
             .collect()
     }
 
-    /// The name of the Service that a DaemonSet or a svclb pod belongs to.
+    /// The name of the Service that a DaemonSet or a svclb pod belongs to, whoever made it.
     pub(super) fn service(&self) -> &str {
-        self.text("/metadata/labels/svccontroller.k3s.cattle.io~1svcname")
+        match self.text("/metadata/labels/svccontroller.k3s.cattle.io~1svcname") {
+            "" => self.text(&format!("/metadata/labels/{}", super::bare::LABEL)),
+            name => name,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::bare;
 use super::bed::Bed;
 use super::observer::{Kind, Observer, Seen};
 
@@ -17,8 +18,10 @@ pub(super) enum Measured {
     AllAddresses,
     FirstByte,
     CreateShare,
+    CreateBare,
     NothingLeft,
     DeleteShare,
+    DeleteBare,
     TypeToAddress,
     TypeToNothing,
     EndpointMoved,
@@ -29,13 +32,15 @@ pub(super) enum Measured {
 
 impl Measured {
     /// All, in the order of the table.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::FirstAddress,
         Self::AllAddresses,
         Self::FirstByte,
         Self::CreateShare,
+        Self::CreateBare,
         Self::NothingLeft,
         Self::DeleteShare,
+        Self::DeleteBare,
         Self::TypeToAddress,
         Self::TypeToNothing,
         Self::EndpointMoved,
@@ -51,8 +56,10 @@ impl Measured {
             Self::AllAddresses => "create to all addresses",
             Self::FirstByte => "create to first byte at every node",
             Self::CreateShare => "create, the controller's own share",
+            Self::CreateBare => "create, the same writes by a bare client",
             Self::NothingLeft => "delete to nothing left",
             Self::DeleteShare => "delete, the controller's own share",
+            Self::DeleteBare => "delete, the same writes by a bare client",
             Self::TypeToAddress => "type patched to LoadBalancer to first address",
             Self::TypeToNothing => "type patched away to nothing left",
             Self::EndpointMoved => "endpoint moved to status, Local",
@@ -66,9 +73,11 @@ impl Measured {
 /// What one scene measured.
 pub(super) type Durations = Vec<(Measured, Duration)>;
 
-/// A Service's life: created, its type patched away and back, deleted.
+/// A Service's life: created, its type patched away and back, deleted. Then the controller's writes of
+/// it once more, by a client that decides nothing.
 pub(super) fn life(bed: &Bed<'_>, observer: &mut Observer, name: &str) -> Result<Durations> {
     let mut durations = created(bed, observer, name)?;
+    let daemonset = bed.daemonset_of(name)?;
     durations.push((Measured::TypeToNothing, {
         let begun = begin(observer);
         bed.set_type(name, "ClusterIP")?;
@@ -83,6 +92,12 @@ pub(super) fn life(bed: &Bed<'_>, observer: &mut Observer, name: &str) -> Result
     }));
     addresses(observer, name, bed.addresses()?.len())?;
     durations.extend(deleted(bed, observer, name)?);
+    durations.extend(bare::life(
+        bed,
+        observer,
+        &format!("bare-{name}"),
+        daemonset,
+    )?);
     Ok(durations)
 }
 
@@ -240,7 +255,7 @@ fn gone(
     Ok((gone, unknown))
 }
 
-fn begin(observer: &mut Observer) -> Instant {
+pub(super) fn begin(observer: &mut Observer) -> Instant {
     observer.begin();
     Instant::now()
 }
@@ -253,7 +268,7 @@ pub(super) fn addresses(observer: &mut Observer, name: &str, count: usize) -> Re
 }
 
 /// How long after `begun` the Service was as it should be and nothing of it was left.
-fn nothing_left(
+pub(super) fn nothing_left(
     bed: &Bed<'_>,
     observer: &mut Observer,
     name: &str,
