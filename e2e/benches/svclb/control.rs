@@ -41,7 +41,7 @@ const QUICK_RUNS: usize = 20;
 
 const READY: &str = "--publish=ready, as ServiceLB does";
 const NOTE: &str = "Three nodes, kube-proxy iptables with its default minSyncPeriod of 1 s, nodes \
-    missed after 4 s. The controller's own share: from a watch seeing the cause to a watch seeing \
+    missed after 4 s; two are cut off at once. The controller's own share: from a watch seeing the cause to a watch seeing \
     what the controller wrote, the API server's part in writing it included. A bare client makes the \
     same writes for a Service of its own right after each run, one after another, without deciding or \
     telling anything, while as many pods start and end: its share is the API server's and the machine's.";

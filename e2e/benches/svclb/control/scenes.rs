@@ -23,6 +23,7 @@ pub(super) enum Measured {
     DeleteShare,
     DeleteBare,
     TypeToAddress,
+    TypeShare,
     TypeToNothing,
     EndpointMoved,
     EndpointShare,
@@ -32,7 +33,7 @@ pub(super) enum Measured {
 
 impl Measured {
     /// All, in the order of the table.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::FirstAddress,
         Self::AllAddresses,
         Self::FirstByte,
@@ -42,6 +43,7 @@ impl Measured {
         Self::DeleteShare,
         Self::DeleteBare,
         Self::TypeToAddress,
+        Self::TypeShare,
         Self::TypeToNothing,
         Self::EndpointMoved,
         Self::EndpointShare,
@@ -61,6 +63,7 @@ impl Measured {
             Self::DeleteShare => "delete, the controller's own share",
             Self::DeleteBare => "delete, the same writes by a bare client",
             Self::TypeToAddress => "type patched to LoadBalancer to first address",
+            Self::TypeShare => "type patched to LoadBalancer, the controller's own share",
             Self::TypeToNothing => "type patched away to nothing left",
             Self::EndpointMoved => "endpoint moved to status, Local",
             Self::EndpointShare => "endpoint moved, the controller's own share",
@@ -85,11 +88,11 @@ pub(super) fn life(bed: &Bed<'_>, observer: &mut Observer, name: &str) -> Result
             seen.is(Kind::Service, name) && seen.object["metadata"]["finalizers"].is_null()
         })?
     }));
-    durations.push((Measured::TypeToAddress, {
-        let begun = begin(observer);
-        bed.set_type(name, "LoadBalancer")?;
-        addresses(observer, name, 1)? - begun
-    }));
+    let begun = begin(observer);
+    bed.set_type(name, "LoadBalancer")?;
+    let first = addresses(observer, name, 1)?;
+    durations.push((Measured::TypeToAddress, first - begun));
+    durations.push((Measured::TypeShare, share(observer, name, first)?));
     addresses(observer, name, bed.addresses()?.len())?;
     durations.extend(deleted(bed, observer, name)?);
     durations.extend(bare::life(
@@ -112,24 +115,30 @@ pub(super) fn created(bed: &Bed<'_>, observer: &mut Observer, name: &str) -> Res
             addresses(observer, name, all)?,
         ))
     })?;
-    let service = observer.when("the Service", |seen| seen.is(Kind::Service, name))?;
-    let daemonset = observer.when("its DaemonSet", |seen| {
-        seen.kind == Kind::DaemonSet && seen.service() == name
-    })?;
-    let cause = observer.last(first, |seen| {
-        seen.kind == Kind::Pod && seen.service() == name && !seen.text("/spec/nodeName").is_empty()
-    });
-    let cause = cause.context("an address was seen before any pod had a node")?;
+    let share = share(observer, name, first)?;
     let last_byte = bytes.into_iter().max().context("there are no nodes")?;
     Ok(vec![
         (Measured::FirstAddress, first - begun),
         (Measured::AllAddresses, every - begun),
         (Measured::FirstByte, last_byte - begun),
-        (
-            Measured::CreateShare,
-            (daemonset - service) + (first - cause),
-        ),
+        (Measured::CreateShare, share),
     ])
+}
+
+/// The controller's own share of the time from a Service of type LoadBalancer to its first address.
+fn share(observer: &mut Observer, name: &str, first: Instant) -> Result<Duration> {
+    let service = observer.when("the Service", |seen| {
+        seen.is(Kind::Service, name) && seen.text("/spec/type") == "LoadBalancer"
+    })?;
+    let daemonset = observer.when("its DaemonSet", |seen| {
+        seen.kind == Kind::DaemonSet && !seen.deleted && seen.service() == name
+    })?;
+    let cause = observer.last(first, |seen| {
+        seen.kind == Kind::Pod && seen.service() == name && !seen.text("/spec/nodeName").is_empty()
+    });
+    // On a busy machine the status may overtake the pod's own event on its way here.
+    let written = cause.map_or(Duration::ZERO, |cause| first - cause);
+    Ok((daemonset - service) + written)
 }
 
 /// From the request to delete a Service until neither it nor a DaemonSet nor a pod of it is left.
@@ -183,10 +192,12 @@ pub(super) fn moved(
         seen.kind == Kind::EndpointSlice
             && seen.text("/metadata/labels/kubernetes.io~1service-name") == LOCAL
     });
-    let cause = cause.context("the status changed before any EndpointSlice")?;
     Ok(vec![
         (Measured::EndpointMoved, shown - begun),
-        (Measured::EndpointShare, shown - cause),
+        (
+            Measured::EndpointShare,
+            cause.map_or(Duration::ZERO, |cause| shown - cause),
+        ),
     ])
 }
 
