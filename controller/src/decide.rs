@@ -73,18 +73,22 @@ fn release(
 ) {
     decision.daemonsets.extend(delete_own(world, own));
     status::watch_for_others(service, memory, now);
-    let cleared = service.ingress.is_empty() && service.conditions.is_empty();
-    // Somebody who keeps writing it may have it.
+    // Somebody who keeps writing the addresses may have them; the conditions are ours.
     let left_to_other = memory.stepped_back.is_some();
-    if !cleared && !left_to_other {
+    let has_addresses = !service.ingress.is_empty() && !left_to_other;
+    if has_addresses || !service.conditions.is_empty() {
         if not_lately(&mut memory.clearing_asked, now, decision) {
             let (_, clear_conditions) = condition::changes(&service.conditions, &[], now);
             decision.status = Some(StatusWrite {
                 uid: service.uid.clone(),
-                ingress: Some(Vec::new()),
+                ingress: has_addresses.then(Vec::new),
                 set_conditions: Vec::new(),
                 clear_conditions,
-                event: status::updated(&service.ingress, &[]),
+                event: if has_addresses {
+                    status::updated(&service.ingress, &[])
+                } else {
+                    None
+                },
             });
         }
         return;

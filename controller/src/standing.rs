@@ -1,6 +1,7 @@
 //! Which Services are ours, and what follows where one is not.
 
 use crate::facts::ServiceFacts;
+use crate::names;
 use crate::world::World;
 
 /// How we stand to a Service.
@@ -53,8 +54,12 @@ pub fn standing(world: &World, service: &ServiceFacts) -> Standing {
 }
 
 fn bears_our_traces(world: &World, service: &ServiceFacts) -> bool {
+    // The type of a port's condition is Kubernetes' own: it may be another controller's.
     service.written_by_us
-        || !service.conditions.is_empty()
+        || service
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == names::condition::DEGRADED)
         || world
             .daemonsets_of(&service.key)
             .any(|daemonset| daemonset.is_ours() && !daemonset.servicelb)

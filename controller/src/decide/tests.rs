@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::decision::{DaemonSetStep, Decision, FinalizerStep};
 use crate::facts::ServiceFacts;
-use crate::fixtures::{Cluster, key, mk_daemonset, patched};
+use crate::fixtures::{Cluster, at, key, mk_daemonset, patched};
 use crate::names;
 use crate::settings::Settings;
 
@@ -58,6 +58,62 @@ fn a_service_of_our_class_is_served_whatever_the_flag_says() {
     assert_eq!(cluster.addresses("ours"), ["10.0.0.1"]);
     assert_eq!(cluster.addresses("nobodys"), [""; 0]);
     assert!(!finalizer(&cluster, "nobodys"));
+}
+
+/// As Google's cloud provider leaves a Service, with the condition whose type is Kubernetes' own.
+fn googles() -> Value {
+    json!({
+        "metadata": {
+            "finalizers": [names::FINALIZER],
+            "managedFields": [{
+                "manager": "cloud-controller-manager",
+                "subresource": "status",
+                "fieldsV1": { "f:status": {
+                    "f:conditions": { "k:{\"type\":\"LoadBalancerPortsError\"}": {} },
+                    "f:loadBalancer": { "f:ingress": {} },
+                } },
+            }],
+        },
+        "status": {
+            "loadBalancer": { "ingress": [{ "ip": "203.0.113.1" }] },
+            "conditions": [{
+                "type": "LoadBalancerPortsError",
+                "status": "True",
+                "reason": "PortsError",
+                "message": "",
+                "lastTransitionTime": at(0).to_string(),
+            }],
+        },
+    })
+}
+
+#[test]
+fn a_condition_on_ports_that_another_controller_has_set_makes_no_service_ours() {
+    let mut cluster = Cluster::with(without_classless(), &["a"]);
+    cluster.service("web", googles());
+    assert_eq!(cluster.decide("web"), Decision::default());
+    let mut cluster = Cluster::new(&["a"]);
+    let class = json!({ "spec": { "loadBalancerClass": "example.com/other" } });
+    cluster.service("web", googles()).edit_service("web", class);
+    assert_eq!(cluster.decide("web"), Decision::default());
+    cluster.edit_service("web", json!({ "spec": { "type": "ClusterIP" } }));
+    assert_eq!(cluster.decide("web"), Decision::default());
+}
+
+#[test]
+fn a_condition_that_we_have_set_is_a_trace_of_ours() {
+    let mut cluster = Cluster::with(without_classless(), &["a"]);
+    let mut ours = googles();
+    ours["metadata"]["managedFields"] = json!([{
+        "manager": names::FIELD_MANAGER,
+        "subresource": "status",
+        "fieldsV1": { "f:status": {
+            "f:conditions": { "k:{\"type\":\"LoadBalancerPortsError\"}": {} },
+        } },
+    }]);
+    cluster.service("web", ours).settle();
+    assert_eq!(cluster.addresses("web"), [""; 0]);
+    assert!(!finalizer(&cluster, "web"));
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub struct ServiceFacts {
     pub ingress: Vec<Ingress>,
     /// Those conditions that we may write.
     pub conditions: Vec<Condition>,
-    /// Its finalizer or its addresses are of our writing, by its managed fields.
+    /// Its finalizer, its addresses or one of its conditions are of our writing, by its managed fields.
     pub written_by_us: bool,
     /// Who else wrote its status last.
     pub status_writer: Option<StatusWriter>,
@@ -208,9 +208,10 @@ impl From<&Service> for ServiceFacts {
                 .into_iter()
                 .filter(|condition| names::condition::OURS.contains(&condition.type_.as_str()))
                 .collect(),
-            written_by_us: managed
-                .iter()
-                .any(|entry| is_ours(entry) && (holds_finalizer(entry) || holds_addresses(entry))),
+            written_by_us: managed.iter().any(|entry| {
+                is_ours(entry)
+                    && (holds_finalizer(entry) || holds_addresses(entry) || holds_condition(entry))
+            }),
             status_writer: managed
                 .iter()
                 .filter(|entry| !is_ours(entry) && holds_addresses(entry))
@@ -250,6 +251,17 @@ fn holds_addresses(entry: &ManagedFieldsEntry) -> bool {
             .0
             .pointer("/f:status/f:loadBalancer/f:ingress")
             .is_some()
+    })
+}
+
+fn holds_condition(entry: &ManagedFieldsEntry) -> bool {
+    let fields = entry.fields_v1.as_ref();
+    let conditions = fields.and_then(|fields| fields.0.pointer("/f:status/f:conditions"));
+    conditions.is_some_and(|conditions| {
+        let holds = |kind| conditions.get(format!("k:{{\"type\":\"{kind}\"}}"));
+        names::condition::OURS
+            .into_iter()
+            .any(|kind| holds(kind).is_some())
     })
 }
 

@@ -187,6 +187,38 @@ fn a_release_does_not_fight_either() {
 }
 
 #[test]
+fn a_release_that_leaves_the_addresses_to_another_clears_our_conditions() {
+    let mut cluster = fight();
+    let condition = json!({
+        "type": "svclb.io/Degraded",
+        "status": "True",
+        "reason": "PodNotRunning",
+        "message": "",
+        "lastTransitionTime": cluster.now.to_string(),
+    });
+    cluster.edit_service("web", json!({ "status": { "conditions": [condition] } }));
+    cluster.delete_service("web");
+    cluster.turn_once("web");
+    let service = ServiceFacts::from(&cluster.services[&key("web")]);
+    assert!(service.conditions.is_empty(), "{service:?}");
+    assert_eq!(cluster.addresses("web"), ["192.0.2.1"]);
+}
+
+#[test]
+fn what_the_api_server_clears_with_the_type_nobody_has_written_over() {
+    let mut cluster = without_controllers(&["a"]);
+    for _ in 0..3 {
+        pods_at(&mut cluster, &["a"]);
+        cluster.act("web");
+        assert_eq!(cluster.addresses("web"), ["10.0.0.1"]);
+        cluster.edit_service("web", json!({ "spec": { "type": "ClusterIP" } }));
+        cluster.act("web");
+        cluster.edit_service("web", json!({ "spec": { "type": "LoadBalancer" } }));
+    }
+    assert_eq!(cluster.told("StatusConflict"), [""; 0]);
+}
+
+#[test]
 fn the_addresses_are_in_the_order_of_the_families_sorted_and_without_doubles() {
     let mut cluster = Cluster::new(&["a", "b"]);
     cluster
