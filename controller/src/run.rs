@@ -66,7 +66,20 @@ pub async fn run(flags: &Flags) -> anyhow::Result<()> {
             readiness,
         });
         controller
-            .run(|world| releasing && release::released(world))
+            .run(|world| {
+                let done = releasing && release::released(world);
+                for daemonset in done
+                    .then(|| release::left_alone(world))
+                    .into_iter()
+                    .flatten()
+                {
+                    tracing::warn!(
+                        daemonset,
+                        "left alone: it is ServiceLB's now, or in another namespace"
+                    );
+                }
+                done
+            })
             .await;
         anyhow::Ok(())
     };
