@@ -16,7 +16,7 @@ use crate::recorder::{Recorder, Told};
 use crate::write::{Error, TIMEOUT, Writer};
 
 /// Pods in a page of the list that looks for a port's holder.
-const PAGE: u32 = 100;
+const PAGE: u32 = 25;
 
 /// What became of a decision.
 #[derive(Debug)]

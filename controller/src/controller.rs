@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::runtime::watcher::Event;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use presence::SILENT_AFTER;
 
@@ -34,6 +34,9 @@ use crate::write::Error;
 
 /// How many Services' writes run beside each other. Each needs a connection while it lasts.
 const WRITES: usize = 8;
+
+/// How many nodes are searched for a port's holder at once. Each search has a page of whole pods in memory.
+const SEARCHES: usize = 4;
 
 /// With nothing due the loop looks up this often nevertheless.
 const IDLE: SignedDuration = SignedDuration::from_hours(1);
@@ -69,6 +72,7 @@ pub struct Controller {
     /// Another replica has held the Lease since this one did, or this one never has: what is remembered is void.
     superseded: bool,
     under_way: FuturesUnordered<BoxFuture<'static, Ended>>,
+    searches: Arc<Semaphore>,
     /// When Services without an address appeared.
     appeared: HashMap<ServiceKey, Instant>,
     tally: Tally,
@@ -96,6 +100,7 @@ impl Controller {
             leading: false,
             superseded: true,
             under_way: FuturesUnordered::new(),
+            searches: Arc::new(Semaphore::new(SEARCHES)),
             appeared: HashMap::new(),
             tally: Tally::default(),
             parts,
@@ -213,8 +218,11 @@ impl Controller {
 
     fn search(&mut self, service: ServiceKey, node: String) {
         let client = self.parts.client.clone();
+        let searches = Arc::clone(&self.searches);
         self.under_way.push(
             async move {
+                // Nobody closes it: this only waits for a turn.
+                let _turn = searches.acquire().await;
                 let holders = find_holders(client, &node).await;
                 Ended::Search {
                     service,
