@@ -94,6 +94,9 @@ pub enum Error {
     /// Not `name=quantity`.
     #[error("{0:?} is not of the form memory=32Mi")]
     Quantity(String),
+    /// Not a duration, or a shorter one than a second.
+    #[error("{0:?} is not a duration of 1s or more, as 30m")]
+    Pause(String),
 }
 
 impl FromStr for Ports {
@@ -179,7 +182,7 @@ struct Serving {
     #[arg(long, env = "SVCLB_PROTECTED_PORTS", default_value = "2379,2380")]
     protected_ports: Ports,
     /// How often a Warning event that still holds is repeated, as 30m or 1h.
-    #[arg(long, env = "SVCLB_REPEAT_WARNINGS", default_value = "30m")]
+    #[arg(long, env = "SVCLB_REPEAT_WARNINGS", default_value = "30m", value_parser = pause)]
     repeat_warnings: SignedDuration,
     /// For rootless k3s: the one address is 127.0.0.1.
     #[arg(long, env = "SVCLB_ROOTLESS", default_value_t = false, action = ArgAction::Set,
@@ -311,6 +314,15 @@ impl Flags {
             releasing: self.command == Some(Command::Release),
         }
     }
+}
+
+/// A second or more: nothing is told in a loop.
+fn pause(text: &str) -> Result<SignedDuration, Error> {
+    let refused = || Error::Pause(text.to_owned());
+    let pause: SignedDuration = text.parse().map_err(|_| refused())?;
+    (pause >= SignedDuration::from_secs(1))
+        .then_some(pause)
+        .ok_or_else(refused)
 }
 
 fn not_empty(quantities: &Quantities) -> Option<BTreeMap<String, Quantity>> {

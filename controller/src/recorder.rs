@@ -12,6 +12,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::decision::Event;
 use crate::facts::ServiceKey;
@@ -27,6 +28,9 @@ const LONGEST_NOTE: usize = 1024;
 
 /// After this an event is not told any more: it would be news no longer.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+
+/// An event that has not been told again for as long is not there any more: API servers keep one for an hour.
+const GONE_AFTER: Duration = Duration::from_hours(2);
 
 /// The first pause after a failure; each further one is twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -54,8 +58,8 @@ pub struct Scribe {
     metrics: Arc<Metrics>,
     identity: String,
     waiting: mpsc::Receiver<Told>,
-    /// Where a Warning was told first, by the Service's UID and the reason.
-    series: HashMap<(String, &'static str), String>,
+    /// Where a Warning was told first and when last, by the Service's UID and the reason.
+    series: HashMap<(String, &'static str), (String, Instant)>,
     told: u64,
 }
 
@@ -101,7 +105,7 @@ impl Scribe {
     }
 
     async fn write(&mut self, told: &Told) {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let mut pause = RETRY_AFTER;
         loop {
             match self.try_write(told).await {
@@ -120,9 +124,11 @@ impl Scribe {
     async fn try_write(&mut self, told: &Told) -> Result<(), write::Error> {
         let key = (told.uid.clone(), told.event.reason);
         if told.event.repeated > 0
-            && let Some(name) = self.series.get(&key)
+            && let Some((name, last)) = self.series.get_mut(&key)
         {
-            match self.repeat(told, name).await {
+            *last = Instant::now();
+            let name = name.clone();
+            match self.repeat(told, &name).await {
                 // It has ended its hour: begin another.
                 Err(error) if error.is_conflict() => {}
                 other => return other,
@@ -132,7 +138,9 @@ impl Scribe {
         let name = event_name(&told.service.name, Timestamp::now(), self.told);
         self.create(told, &name).await?;
         if told.event.warning {
-            self.series.insert(key, name);
+            self.series
+                .retain(|_, (_, last)| last.elapsed() < GONE_AFTER);
+            self.series.insert(key, (name, Instant::now()));
         }
         Ok(())
     }

@@ -68,6 +68,24 @@ fn a_port_that_a_pod_has_by_host_network_names_it() {
 }
 
 #[test]
+fn a_port_that_a_sidecar_has_names_its_pod() {
+    let mut cluster = Cluster::new(&["a"]);
+    let sidecar = json!({
+        "name": "s",
+        "restartPolicy": "Always",
+        "ports": [{ "containerPort": 8080, "hostPort": 80 }],
+    });
+    let spec =
+        json!({ "nodeName": "a", "containers": [{ "name": "c" }], "initContainers": [sidecar] });
+    users_pod(&mut cluster, spec);
+    cluster.service("web", json!({})).settle();
+    assert_eq!(
+        cluster.told("PortConflict"),
+        ["port TCP/80 is held by pod shop/proxy (hostPort) on a"]
+    );
+}
+
+#[test]
 fn a_port_that_another_ones_svclb_pod_has_names_its_service_too() {
     let mut cluster = Cluster::new(&["a"]);
     let ports = json!([{ "containerPort": 80, "hostPort": 80 }]);

@@ -110,11 +110,18 @@ impl PodFacts {
     }
 }
 
-/// The host ports that a pod of this spec holds on its node; with hostNetwork, each container port is one.
+/// The host ports that a pod of this spec holds on its node, by its containers and its sidecars, as the scheduler counts
+/// them; with hostNetwork, each container port is one.
 pub fn host_ports(spec: &PodSpec) -> impl Iterator<Item = Port> {
     let host_network = spec.host_network == Some(true);
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
     spec.containers
         .iter()
+        .chain(sidecars)
         .flat_map(|container| container.ports.iter().flatten())
         .filter_map(move |port| {
             let number = port

@@ -84,6 +84,9 @@ fn a_value_that_is_none_is_refused_with_its_flag_and_text() {
         ("--pod-limits=memory=32MiB", "\"memory=32MiB\""),
         ("--tolerations={", "--tolerations"),
         ("--publish=soon", "bound, ready"),
+        ("--repeat-warnings=often", "\"often\""),
+        ("--repeat-warnings=0s", "\"0s\""),
+        ("--repeat-warnings=-30m", "\"-30m\""),
         ("--metrics-address=9300", "--metrics-address"),
     ] {
         let text = parse(&[argument]).unwrap_err().to_string();
