@@ -126,6 +126,8 @@ impl Ledger {
         } else if uid.is_none() {
             self.backoff.succeeded(&service);
         }
+        let touched = self.stores.world.service_had_its_turn(&service);
+        self.look_at(touched, now);
         Some(Turn {
             service,
             uid: uid.unwrap_or_default(),

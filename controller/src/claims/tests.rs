@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::placement;
-use crate::fixtures::{Cluster, at, key};
+use crate::fixtures::{Cluster, at, key, mk_node};
 use crate::net::{Port, Protocol};
 use crate::nodes::LeftOut;
 
@@ -405,4 +405,23 @@ fn the_ports_that_the_cluster_lives_on_are_never_claimed() {
         told.contains(&"port TCP/2379 is kept from all Services (--protected-ports) on a, b"),
         "{told:?}"
     );
+}
+
+#[test]
+fn one_deleted_by_hand_that_its_service_cannot_make_anew_claims_nothing_any_more() {
+    let mut cluster = Cluster::new(&["a"]);
+    cluster.service("holder", json!({})).settle();
+    let older = json!({ "metadata": { "creationTimestamp": at(-7200).to_string() } });
+    cluster.service("older", older).settle();
+    assert_eq!(cluster.addresses("older"), [""; 0]);
+    // Its turn comes when there is no node.
+    let daemonset = cluster.daemonset_key("holder");
+    cluster
+        .remove_daemonset(&daemonset)
+        .remove_node("a")
+        .settle();
+    cluster.put_node(mk_node("a", 1, json!({})));
+    cluster.settle();
+    assert_eq!(cluster.addresses("older"), ["10.0.0.1"]);
+    assert_eq!(cluster.addresses("holder"), [""; 0]);
 }

@@ -121,6 +121,21 @@ impl World {
         }
     }
 
+    /// The Service has had its turn, and its writes are under way: what somebody deleted and it has not made anew claims
+    /// nothing any more.
+    pub fn service_had_its_turn(&mut self, service: &ServiceKey) -> Touched {
+        let of_service = |facts: &&DaemonSetFacts| facts.service.as_ref() == Some(service);
+        let gone: Vec<DaemonSetFacts> =
+            self.vanished.values().filter(of_service).cloned().collect();
+        let mut touched = Touched::nothing();
+        for facts in gone {
+            self.vanished.remove(&facts.name);
+            self.leave_index(&facts);
+            touched.merge(self.touched_by(&facts));
+        }
+        touched
+    }
+
     /// A DaemonSet is about to be created or applied: its claims count from now on, before the watch shows it.
     pub fn daemonset_sent(&mut self, daemonset: &DaemonSet) {
         let facts = DaemonSetFacts::from(daemonset);
