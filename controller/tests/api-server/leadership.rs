@@ -1,9 +1,11 @@
 //! Two replicas and one Lease.
 
 use anyhow::{Context, bail, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 
 use crate::Test;
-use crate::bed::{Bed, Controller};
+use crate::bed::{Bed, Controller, NAMESPACE};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[(
     "the_second_replica_takes_over_when_the_first_ends_or_dies",
@@ -34,6 +36,10 @@ fn hand_over(bed: &Bed) -> anyhow::Result<()> {
         ensure!(first.leads()? && !second.leads()?, "both lead");
         ensure!(first.stop()?.success());
         // It was released: nobody waits until it ends by itself.
+        let leases = Api::<Lease>::namespaced(bed.client.clone(), NAMESPACE);
+        let lease = leases.get("svclb-controller").await?;
+        let holder = lease.spec.unwrap_or_default().holder_identity;
+        ensure!(holder.as_deref() != Some("first"), "it keeps the Lease");
         until_leads(bed, &second).await?;
         let service = bed.service("after-end", &[81]).await?;
         bed.bind(&service, "n1").await?;

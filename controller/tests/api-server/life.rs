@@ -193,6 +193,7 @@ fn foreign_class(bed: &Bed) -> anyhow::Result<()> {
         let ours = bed.service("ours", &[81]).await?;
         bed.bind(&ours, "n1").await?;
         bed.until_addresses("ours", &["192.0.2.1"]).await?;
+        let foreign = bed.services().get(&foreign.name_any()).await?;
         bed.delete("foreign").await?;
         ensure!(
             bed.services().get_opt("foreign").await?.is_none(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
+use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::Value;
@@ -26,7 +27,8 @@ pub(super) struct ServiceState {
     class: Option<String>,
     deleting: bool,
     finalizer: bool,
-    addresses: Vec<String>,
+    /// With `ipMode`.
+    addresses: Vec<(String, Option<String>)>,
     conditions: Vec<String>,
 }
 
@@ -53,7 +55,10 @@ pub(super) async fn state(bed: &Bed) -> anyhow::Result<State> {
                 class: spec.load_balancer_class,
                 deleting: service.metadata.deletion_timestamp.is_some(),
                 finalizer: has_finalizer(&service),
-                addresses: addresses(&service),
+                addresses: addresses(&service)
+                    .into_iter()
+                    .zip(ip_modes(&service))
+                    .collect(),
                 conditions,
             },
         );
@@ -65,6 +70,17 @@ pub(super) async fn state(bed: &Bed) -> anyhow::Result<State> {
             .insert(daemonset.name_any(), (daemonset.uid(), spec));
     }
     Ok(state)
+}
+
+fn ip_modes(service: &Service) -> impl Iterator<Item = Option<String>> {
+    let status = service.status.iter();
+    let ingress = status.flat_map(|status| {
+        status
+            .load_balancer
+            .iter()
+            .flat_map(|it| it.ingress.iter().flatten())
+    });
+    ingress.map(|ingress| ingress.ip_mode.clone())
 }
 
 impl State {
