@@ -35,10 +35,14 @@ const RUN: Duration = Duration::from_millis(400);
 const CLIENTS: u16 = 4;
 
 const CONNECTIONS: &str = "Our own load generator: 4 clients in closed loops, a source port of its \
-    own for every connection. The ways through a pod arrive at an address of the node that is in no \
-    status; that the packets went through that pod and no other was checked by its interface's counter.";
+    own for every connection.";
 const KEPT: &str = "wrk, 8 connections to the echo server in the backend pod.";
 const BULK: &str = "iperf3, one stream; UDP is what arrives when the sender sends what it can.";
+const PATH: &str = "The ways through a pod arrive at an address of the node that is in no status; that \
+    the packets of each run went through that pod and no other was checked by its interface's counter.";
+
+/// Packets for each bit: between namespaces they are not cut up, and the largest has 64 KiB.
+const LARGEST: f64 = 1.0 / (8.0 * 65_536.0);
 
 /// A packaged load generator.
 struct Tool {
@@ -48,6 +52,8 @@ struct Tool {
     scale: f64,
     note: &'static str,
     port: fn(Ports) -> u16,
+    /// The least number of packets that what is measured takes, for each unit of what `measure` returns.
+    packets: f64,
     measure: fn(&Host, SocketAddr) -> Result<f64>,
 }
 
@@ -58,6 +64,7 @@ const TOOLS: [Tool; 3] = [
         scale: 1.0,
         note: KEPT,
         port: |ports| ports.http,
+        packets: 1.0,
         measure: tools::requests,
     },
     Tool {
@@ -66,6 +73,7 @@ const TOOLS: [Tool; 3] = [
         scale: 1e9,
         note: BULK,
         port: |ports| ports.bulk,
+        packets: LARGEST,
         measure: tools::tcp,
     },
     Tool {
@@ -74,6 +82,7 @@ const TOOLS: [Tool; 3] = [
         scale: 1e9,
         note: BULK,
         port: |ports| ports.bulk,
+        packets: LARGEST,
         measure: tools::udp,
     },
 ];
@@ -116,8 +125,8 @@ fn cell(bed: &Bed, services: &str, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
     let runs = by_all_ways(bed, CONNECTING, |lane| connections(bed, lane))?;
     let failed: usize = runs.iter().flatten().map(|run| run.failed).sum();
     let note = match failed {
-        0 => CONNECTIONS.to_owned(),
-        some => format!("{CONNECTIONS} {some} connections failed, of all ways."),
+        0 => format!("{CONNECTIONS} {PATH}"),
+        some => format!("{CONNECTIONS} {PATH} {some} connections failed, of all ways."),
     };
     let mut figures = Vec::new();
     figures.extend(figure(
@@ -139,14 +148,16 @@ fn cell(bed: &Bed, services: &str, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
         say(&format!("{services}: {}", tool.name));
         let runs = by_all_ways(bed, SENDING, |lane| {
             let port = (tool.port)(lane.ports);
-            (tool.measure)(&bed.client, lane.to(port))
+            let work = || (tool.measure)(&bed.client, lane.to(port));
+            // Each run lasts a second, so that a rate is a number.
+            bed.checked(lane.way, work, |rate| (rate * tool.packets) as u64)
         })?;
         figures.extend(figure(
             tool.name,
             services,
             tool.unit,
             Better::Higher,
-            tool.note,
+            &format!("{} {PATH}", tool.note),
             |way| Samples::of(&runs[way], |value| value / tool.scale),
         ));
     }
@@ -160,7 +171,8 @@ fn connections(bed: &Bed, lane: &Lane) -> Result<Connections> {
         bed.client
             .within(|| load::connections(&target, CLIENTS, RUN))?
     };
-    bed.checked(lane.way, work, |run| run.latency.len())
+    // SYN, acknowledgement, request, end: a connection is no less from the client.
+    bed.checked(lane.way, work, |run| 4 * run.latency.len() as u64)
 }
 
 /// Runs that take turns, in the order of [`WAYS`].

@@ -7,12 +7,11 @@ use std::time::SystemTime;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::report::Setting;
+use crate::report::Fact;
 
-/// Reads what this machine is. `tools` are asked for their version, under the given names; one that
-/// is not there is left out.
-pub(crate) fn setting(repository: &Path, tools: &[(&'static str, &[&str])]) -> Setting {
-    let mut facts = vec![
+/// What this machine is.
+pub(crate) fn facts(repository: &Path) -> Vec<Fact> {
+    vec![
         ("svclb", svclb(repository)),
         (
             "kernel",
@@ -32,13 +31,16 @@ pub(crate) fn setting(repository: &Path, tools: &[(&'static str, &[&str])]) -> S
                 .collect::<Vec<_>>()
                 .join(" "),
         ),
-    ];
-    facts.extend(
-        tools
-            .iter()
-            .filter_map(|(name, command)| Some((*name, first_line(command)?))),
-    );
-    Setting { date: now(), facts }
+    ]
+}
+
+/// The versions of tools under the given names. One that is not there is left out.
+pub(crate) fn versions(repository: &Path, tools: &[(&'static str, &[&str])]) -> Vec<Fact> {
+    let version = |command: &[&str]| first_line(repository, command);
+    tools
+        .iter()
+        .filter_map(|(name, command)| Some((*name, version(command)?)))
+        .collect()
 }
 
 /// Now, in UTC and to the second.
@@ -55,8 +57,7 @@ pub(crate) fn now() -> String {
 /// The version with the commit it was built at.
 fn svclb(repository: &Path) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let repository = repository.to_string_lossy();
-    match first_line(&["git", "-C", &repository, "describe", "--always", "--dirty"]) {
+    match first_line(repository, &["git", "describe", "--always", "--dirty"]) {
         Some(commit) => format!("{version} ({commit})"),
         None => version.to_owned(),
     }
@@ -94,10 +95,19 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| String::new(), |text| text.trim().to_owned())
 }
 
-/// The first line that a command prints, if it can be run.
-fn first_line(command: &[&str]) -> Option<String> {
+/// The first line that a command prints in the repository, if it can be run. A program of the
+/// repository's own is named by its path in it.
+fn first_line(repository: &Path, command: &[&str]) -> Option<String> {
     let (program, arguments) = command.split_first()?;
-    let output = Command::new(program).args(arguments).output().ok()?;
+    let program = match program.contains('/') {
+        true => repository.join(program),
+        false => program.into(),
+    };
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(repository)
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines()
         .next()

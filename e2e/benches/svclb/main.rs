@@ -27,7 +27,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use folders::Folders;
-use report::{Figure, Report};
+use report::{Figure, Report, Setting};
 
 /// A part: its name and what measures it.
 type Part = (
@@ -43,10 +43,17 @@ const PARTS: [Part; 4] = [
 ];
 
 /// Tools whose version matters to the figures.
-const TOOLS: [(&str, &[&str]); 3] = [
+const TOOLS: [(&str, &[&str]); 7] = [
     ("Rust", &["rustc", "--version"]),
     ("iptables", &["iptables", "--version"]),
     ("busybox", &["busybox"]),
+    (
+        "Kubernetes",
+        &["target/kubernetes/bin/kubelet", "--version"],
+    ),
+    ("containerd", &["containerd", "--version"]),
+    ("wrk", &["wrk", "--version"]),
+    ("iperf3", &["iperf3", "--version"]),
 ];
 
 fn main() -> Result<()> {
@@ -65,9 +72,20 @@ fn main() -> Result<()> {
     interrupt::take_away(&[datapath::CLUSTER, control::CLUSTER, scale::CLUSTER])?;
     let folders = Folders::find()?;
 
-    let setting = machine::setting(&folders.repository, &TOOLS);
+    let machine = machine::facts(&folders.repository);
+    let date = machine::now();
+    // After each part, so that what was measured outlives a part that fails; by then the part's
+    // tools are there to be asked.
+    let setting = || Setting {
+        date: date.clone(),
+        facts: [
+            machine.clone(),
+            machine::versions(&folders.repository, &TOOLS),
+        ]
+        .concat(),
+    };
     let mut all = Report {
-        setting: setting.clone(),
+        setting: setting(),
         figures: Vec::new(),
     };
     for (name, run) in parts {
@@ -75,16 +93,15 @@ fn main() -> Result<()> {
         let say =
             |what: &str| eprintln!("[{:5.0} s] {name}: {what}", begun.elapsed().as_secs_f64());
         let figures = run(&folders, &say).with_context(|| format!("measuring the part {name}"))?;
-        write(
-            &Report {
-                setting: setting.clone(),
-                figures: figures.clone(),
-            },
-            &folders.results.join(name),
-        )?;
-        all.figures.extend(figures);
+        all.setting = setting();
+        all.figures.extend(figures.clone());
+        let part = Report {
+            setting: setting(),
+            figures,
+        };
+        write(&part, &folders.results.join(name))?;
+        write(&all, &folders.results.join("all"))?;
     }
-    write(&all, &folders.results.join("all"))?;
     println!("{}", all.markdown());
     println!("Written to {}.", folders.results.display());
     Ok(())

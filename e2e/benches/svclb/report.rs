@@ -107,13 +107,16 @@ impl Figure {
     }
 }
 
+/// "kernel", "CPUs" and so on, with what they are.
+pub(crate) type Fact = (&'static str, String);
+
 /// Where and on what the figures were measured.
-#[derive(Clone, Serialize)]
+#[derive(Serialize)]
 pub(crate) struct Setting {
     /// UTC, RFC 3339.
     pub(crate) date: String,
-    /// "kernel", "CPUs" and so on, with what they are, in the order of printing.
-    pub(crate) facts: Vec<(&'static str, String)>,
+    /// In the order of printing.
+    pub(crate) facts: Vec<Fact>,
 }
 
 /// All that one run of the bench has to say.

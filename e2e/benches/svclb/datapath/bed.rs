@@ -216,13 +216,13 @@ impl Bed {
         Ok(())
     }
 
-    /// Does `work`, which opens `connections` by `way`, and fails unless their packets went through
-    /// that way's pod and no other.
+    /// Does `work`, which sends no less than `least` packets by `way`, and fails unless they went
+    /// through that way's pod and no other.
     pub(super) fn checked<T>(
         &self,
         way: Way,
         work: impl FnOnce() -> Result<T>,
-        connections: impl FnOnce(&T) -> usize,
+        least: impl FnOnce(&T) -> u64,
     ) -> Result<T> {
         let count = || {
             self.lanes
@@ -232,9 +232,7 @@ impl Bed {
         };
         let before = count()?;
         let result = work()?;
-        // SYN, acknowledgement, request, end: a connection is no less from the client, and the pod
-        // sees both directions.
-        let least = 4 * connections(&result) as u64;
+        let least = least(&result);
         for ((lane, before), after) in self.lanes.iter().zip(before).zip(count()?) {
             let packets = after - before;
             let right = match lane.way == way && lane.pod.is_some() {

@@ -12,7 +12,7 @@ use crate::sample::{Rounds, Samples, Side, interleave};
 
 const UNIT: &str = "ms";
 const ROUNDS: Rounds = Rounds {
-    at_least: 1,
+    at_least: 3,
     at_most: 25,
     budget: Duration::from_secs(5),
 };

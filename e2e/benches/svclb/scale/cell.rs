@@ -123,29 +123,56 @@ pub(super) async fn clear(client: &Client, controller: &Controller, size: Size) 
 /// Waits until the controller decides and writes nothing any more.
 pub(super) async fn quiet(controller: &Controller) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    let mut last = (activity(controller)?, Instant::now());
+    let mut last = (Activity::of(controller)?, Instant::now());
     while last.1.elapsed() < QUIET {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let now = activity(controller)?;
-        if now != last.0 {
+        let now = Activity::of(controller)?;
+        if !now.is_at_rest_since(last.0) {
             last = (now, Instant::now());
         }
         if Instant::now() > deadline {
             bail!(
-                "the controller does not come to rest: {:?} decisions and writes",
-                last.0
+                "the controller does not come to rest: {} decisions and {} writes",
+                now.decisions,
+                now.writes
             );
         }
     }
     Ok(())
 }
 
-/// Decisions and writes so far.
-pub(super) fn activity(controller: &Controller) -> Result<(f64, f64)> {
-    Ok((
-        controller.metric("svclb_reconcile_seconds_count")?,
-        controller.writes()?,
-    ))
+/// What a controller has done, since its start or in a time.
+#[derive(Clone, Copy)]
+pub(super) struct Activity {
+    pub(super) decisions: f64,
+    pub(super) writes: f64,
+    /// CPU time, in seconds.
+    pub(super) cpu: f64,
+}
+
+impl Activity {
+    /// Since the controller's start.
+    pub(super) fn of(controller: &Controller) -> Result<Self> {
+        Ok(Self {
+            decisions: controller.metric("svclb_reconcile_seconds_count")?,
+            writes: controller.writes()?,
+            cpu: controller.cpu_seconds()?,
+        })
+    }
+
+    /// What came on top of `before`.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            decisions: self.decisions - before.decisions,
+            writes: self.writes - before.writes,
+            cpu: self.cpu - before.cpu,
+        }
+    }
+
+    /// Whether nothing was decided and written in between.
+    fn is_at_rest_since(self, before: Self) -> bool {
+        self.decisions == before.decisions && self.writes == before.writes
+    }
 }
 
 /// Makes the pods of each DaemonSet that appears, and tells when the last one had appeared.
