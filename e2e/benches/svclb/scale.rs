@@ -4,7 +4,9 @@
 
 mod cell;
 mod objects;
+mod requests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -16,6 +18,7 @@ use crate::folders::Folders;
 use crate::report::{Better, Figure};
 use crate::sample::Samples;
 use cell::{Activity, KINDS, Outcome, Size};
+use requests::{AuditLog, Requests};
 
 /// The cluster's name.
 pub(crate) const CLUSTER: &str = "bench-scale";
@@ -38,6 +41,8 @@ const NOTE: &str = "Control plane alone, on the machine that also makes all the 
     Service one.";
 const WRITES: &str = "What the API server took: the DaemonSet; the finalizer and the status, which \
     are both writes of the Service's status; the events. The Lease is not among them.";
+const REQUESTS: &str = "From the API server's audit log: all of the controller's, from its start until \
+    all is quiet, so with its first lists, its watches, and the Lease.";
 const HEARTBEATS: &str = "Every node's status is patched once within a minute, as kubelets do though \
     nothing has changed. It grows with the nodes: theirs is the figure of a tenth of the Services.";
 const RESTART: &str =
@@ -47,6 +52,8 @@ const RESTART: &str =
 struct Cell {
     size: Size,
     outcomes: Vec<Outcome>,
+    /// All of the controller's since its start, of each outcome.
+    requests: Vec<Requests>,
     /// Of the sizes with many pods.
     afterwards: Option<Afterwards>,
 }
@@ -62,6 +69,7 @@ struct Afterwards {
 /// Measures all figures of the part.
 pub(crate) fn run(folders: &Folders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
     folders.build("svclb-controller")?;
+    let audit_log = AuditLog::new(&folders.work)?;
     say("bringing the control plane up");
     let options = Options {
         name: CLUSTER.to_owned(),
@@ -70,6 +78,7 @@ pub(crate) fn run(folders: &Folders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> 
         controllers:
             "*,-daemonset-controller,-node-lifecycle-controller,-taint-eviction-controller"
                 .to_owned(),
+        kube_apiserver_flags: audit_log.flags(),
         ..Options::default()
     };
     let cluster =
@@ -85,6 +94,7 @@ pub(crate) fn run(folders: &Folders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> 
         cluster: &cluster,
         folders,
         client: &client,
+        audit_log,
     };
     let mut cells: Vec<Cell> = Vec::new();
     let mut present = 0;
@@ -112,15 +122,18 @@ struct ScaleBed<'a> {
     cluster: &'a Temporary,
     folders: &'a Folders,
     client: &'a Client,
+    audit_log: AuditLog,
 }
 
 impl ScaleBed<'_> {
     /// One more measurement of a size, from nothing to nothing.
     async fn measure(&self, cell: &mut Cell, say: &dyn Fn(&str)) -> Result<()> {
         let size = cell.size;
+        let before = self.audit_log.end();
         let mut controller = Controller::start(self.cluster, self.folders, &[])?;
         cell.outcomes
             .push(cell::grow(self.client, &controller, size).await?);
+        cell.requests.push(self.audit_log.since(before)?);
         if size.pods == MANY_PODS {
             say("heartbeats");
             let heartbeats = heartbeats(self.client, &controller, size).await?;
@@ -180,6 +193,7 @@ impl Cell {
         Self {
             size,
             outcomes: Vec::new(),
+            requests: Vec::new(),
             afterwards: None,
         }
     }
@@ -217,6 +231,12 @@ fn rows(cell: &Cell, cells: &[Cell]) -> Vec<Figure> {
             let name = format!("writes a Service, {name}, {}", size.name());
             let each = |outcome: &Outcome| outcome.writes[kind] / size.services as f64;
             figures.push(scale(name, "1", &Samples::of(&cell.outcomes, each)).note(WRITES));
+        }
+        let kinds: BTreeSet<&String> = cell.requests.iter().flat_map(BTreeMap::keys).collect();
+        for kind in kinds {
+            let name = format!("requests, {kind}, {}", size.name());
+            let of_kind = |requests: &Requests| requests.get(kind).copied().unwrap_or_default();
+            figures.push(scale(name, "1", &Samples::of(&cell.requests, of_kind)).note(REQUESTS));
         }
     }
     if let Some(afterwards) = &cell.afterwards {
