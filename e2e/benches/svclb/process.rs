@@ -3,8 +3,11 @@
 use std::io::{BufRead, BufReader, PipeReader, pipe};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// One process, killed when dropped. Its output is held on to: were the pipe closed, the next line
 /// would kill it.
@@ -45,6 +48,15 @@ impl Process {
                 return Ok(process);
             }
         }
+    }
+
+    /// Ends it as a kubelet does, and tells how long that took: from before the signal until it is gone.
+    pub(crate) fn end(mut self) -> Result<Duration> {
+        let pid = Pid::from_raw(self.id().try_into().context("its id")?);
+        let begun = Instant::now();
+        kill(pid, Signal::SIGTERM).context("ending a pod's process")?;
+        self.child.wait().context("waiting for a pod's process")?;
+        Ok(begun.elapsed())
     }
 
     /// The process's id.

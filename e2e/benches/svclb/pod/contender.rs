@@ -149,6 +149,11 @@ pub(super) struct Pod {
 }
 
 impl Pod {
+    /// Ends the pod's processes, one after the other, and tells how long that took them, summed.
+    pub(super) fn end(self) -> Result<Duration> {
+        self.processes.into_iter().map(Process::end).sum()
+    }
+
     /// The ids of the pod's processes.
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
         self.processes.iter().map(Process::id)

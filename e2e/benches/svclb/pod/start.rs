@@ -1,5 +1,7 @@
-//! How long it takes from the start of a pod's process, or processes, until the rules are in place.
+//! How long it takes from the start of a pod's process, or processes, until the rules are in place, and
+//! from the signal that ends it until it is gone.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -18,11 +20,15 @@ const ROUNDS: Rounds = Rounds {
 };
 const SUMMED: &str = "From before exec until the kernel has taken all rules. Theirs: one process a \
     port, started one after the other as a kubelet does, summed; what the container runtime takes \
-    for each container is left out.";
+    for each container is left out, and so is switching IPv4 forwarding on: it is on.";
 const FALLBACK: &str = "Both without nf_tables: svclb-pod's fallback by setsockopt against \
     iptables-legacy. On a kernel that has both, svclb-pod takes nf_tables.";
 
-const ALONE: &str = "From before exec until the kernel has taken all rules.";
+const ALONE: &str = "From before exec until the kernel has taken all rules. IPv4 forwarding is on.";
+const END: &str =
+    "From before the signal until the process has gone, 0.1 s after its rules came into place.";
+/// Long enough for a process to have come to rest.
+const REST: Duration = Duration::from_millis(100);
 
 /// First starts in a fresh namespace, then restarts in one that has the rules already.
 pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec<Figure>> {
@@ -32,7 +38,13 @@ pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec
             let shape = Shape { ports, ranges };
             let name = format!("exec to rules in place, {}", describe(shape));
             say(&name);
-            figures.extend(compare(&name, contenders, shape, first_start)?);
+            figures.extend(compare(
+                &name,
+                contenders,
+                shape,
+                first_start,
+                [SUMMED, FALLBACK],
+            )?);
         }
     }
     let shape = Shape {
@@ -46,8 +58,21 @@ pub(super) fn figures(contenders: &Contenders, say: &dyn Fn(&str)) -> Result<Vec
         let shape = Shape { ports, ranges: 3 };
         let name = format!("restart with rules in place, {}", describe(shape));
         say(&name);
-        figures.extend(compare(&name, contenders, shape, restart)?);
+        figures.extend(compare(
+            &name,
+            contenders,
+            shape,
+            restart,
+            [SUMMED, FALLBACK],
+        )?);
     }
+    let shape = Shape {
+        ports: 1,
+        ranges: 3,
+    };
+    let name = "SIGTERM to end";
+    say(name);
+    figures.extend(compare(name, contenders, shape, end, [END, END])?);
     Ok(figures)
 }
 
@@ -62,6 +87,7 @@ fn compare(
     contenders: &Contenders,
     shape: Shape,
     measure: fn(&Contenders, Contender, Shape) -> Result<Duration>,
+    [note, legacy_note]: [&'static str; 2],
 ) -> Result<Vec<Figure>> {
     // Ours take milliseconds where theirs take up to a minute: several of ours go into a round.
     let side = |contender, times: usize| -> Side<'_, Vec<f64>> {
@@ -82,7 +108,7 @@ fn compare(
     Ok(vec![
         Figure::new("pod", name, UNIT, Better::Lower, &ours)
             .against(NFT, &nft)
-            .note(SUMMED),
+            .note(note),
         Figure::new(
             "pod",
             format!("{name}, legacy"),
@@ -91,7 +117,7 @@ fn compare(
             &ours_legacy,
         )
         .against(LEGACY, &legacy)
-        .note(FALLBACK),
+        .note(legacy_note),
     ])
 }
 
@@ -121,4 +147,12 @@ fn restart(contenders: &Contenders, contender: Contender, shape: Shape) -> Resul
     let namespace = contender::namespace()?;
     drop(contenders.start(contender, shape, &namespace, None)?);
     Ok(contenders.start(contender, shape, &namespace, None)?.took)
+}
+
+/// The end of a pod that is at rest.
+fn end(contenders: &Contenders, contender: Contender, shape: Shape) -> Result<Duration> {
+    let namespace = contender::namespace()?;
+    let pod = contenders.start(contender, shape, &namespace, None)?;
+    thread::sleep(REST);
+    pod.end()
 }
