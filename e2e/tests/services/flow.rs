@@ -13,6 +13,8 @@ use svclb_e2e::{Host, wait};
 use crate::traffic::{TIMEOUT, ask_on, connect, echo_on, request, udp_socket};
 use crate::world::PATIENCE;
 
+/// A SYN that is lost is sent again after a second (RFC 6298).
+const LOST: Duration = Duration::from_millis(950);
 /// Between two requests of a `Flow`.
 const PACE: Duration = Duration::from_millis(20);
 
@@ -155,8 +157,9 @@ impl Flow {
     }
 }
 
-/// How often the kernel has sent a SYN again in this thread's network: nobody had answered the one before, for a
-/// second or longer (`TCPSynRetrans`, include/uapi/linux/snmp.h).
+/// How often the kernel has sent a SYN again in this thread's network (`TCPSynRetrans`, include/uapi/linux/snmp.h).
+/// After [`LOST`] if nobody answered, but at once if an old socket did that still has the same ports (RFC 5961, 4.2:
+/// a challenge ACK), as happens now and then where a node chooses its source ports at random.
 fn sent_again() -> Result<u64, String> {
     let path = "/proc/thread-self/net/netstat";
     let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
@@ -220,12 +223,13 @@ impl Record {
         Ok(())
     }
 
-    /// Fails also if a request had to be sent again to be answered. The host must not have asked anybody else who may
-    /// keep silent.
+    /// Fails also if a request had to be sent again because nobody answered it: there is a gap then, and a SYN that was
+    /// sent again. Either alone is no fault: a busy machine makes gaps too. The host must not have asked anybody else
+    /// who may keep silent.
     pub(crate) fn expect_no_gap(&self, during: &str) -> Result<()> {
         self.expect_no_failure(during)?;
         ensure!(
-            self.sent_again == Some(0),
+            self.sent_again == Some(0) || self.longest_gap() < LOST,
             "expected: every request over {} answered at once during {during}; seen: {:?} SYNs sent again, {:.1?} \
              between two answers",
             self.name,
