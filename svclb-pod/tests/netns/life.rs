@@ -1,11 +1,9 @@
-//! The process: PID 1 of an image that holds nothing else, its log, its end, and `check`.
+//! The process: PID 1 of an image that holds nothing else, its end, what it logs, and `check`.
 
 use std::fs;
-use std::io::{Write, pipe};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,18 +18,13 @@ use crate::support::{
 on_both_backends!(
     it_is_pid_1_of_an_image_with_nothing_else_and_ends_on_sigterm_and_sigint,
     as_pid_1_it_ends_on_a_signal_at_any_moment,
-    nobody_reading_its_long_log_keeps_it_neither_from_forwarding_nor_from_its_end,
-    a_log_that_is_full_from_the_start_keeps_it_from_nothing,
     the_rules_outlive_it,
     check_tells_whether_the_rules_are_those_of_the_environment,
     check_waits_for_rules_that_are_on_their_way,
     rules_of_the_other_backend_are_removed,
 );
 
-/// As many bytes as a pipe takes that nobody reads.
-const PIPE: usize = 1 << 16;
-
-fn environment(backend: &str) -> Environment {
+pub(crate) fn environment(backend: &str) -> Environment {
     Environment::new(&[
         &format!("SVCLB_BACKEND={backend}"),
         "SVCLB_FORWARDS=tcp/80=8080,udp/53=30053",
@@ -69,11 +62,6 @@ impl Image {
     }
 }
 
-/// What it was called with.
-fn command_line(pod: &Pod) -> String {
-    fs::read_to_string(format!("/proc/{}/cmdline", pod.id())).unwrap()
-}
-
 fn status_line(pod: &Pod, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{}/status", pod.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -100,7 +88,7 @@ fn it_is_pid_1_of_an_image_with_nothing_else_and_ends_on_sigterm_and_sigint(back
         let pod = image.start(&lab, &environment(backend));
         pod.wait_for_log("rules in place by");
         wait_until("its start anew, to sleep", || {
-            command_line(&pod) == "/svclb-pod\0sleep\0"
+            pod.command_line() == "/svclb-pod\0sleep\0"
         });
         let pids = status_line(&pod, "NSpid:");
         assert_eq!(pids.split_whitespace().last(), Some("1"), "{pids}");
@@ -119,7 +107,7 @@ fn as_pid_1_it_ends_on_a_signal_at_any_moment(backend: &str) {
         let pod = image.start(&lab, &environment(backend));
         // The shell before it blocks signals of its own now and then.
         wait_until_soon("the program", || {
-            command_line(&pod).starts_with("/svclb-pod\0")
+            pod.command_line().starts_with("/svclb-pod\0")
         });
         wait_until_soon("its minding of signals", || minds_signals(&pod));
         thread::sleep(step * Duration::from_micros(250));
@@ -144,124 +132,6 @@ fn wait_until_soon(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn nobody_reading_its_long_log_keeps_it_neither_from_forwarding_nor_from_its_end(backend: &str) {
-    let lab = Lab::new();
-    // More lines than fit into a pipe.
-    let forwards: Vec<_> = (1..=2000)
-        .map(|port| format!("tcp/{port}={port}"))
-        .collect();
-    let forwards = format!("SVCLB_FORWARDS={}", forwards.join(","));
-    let environment = environment(backend).with(&[&forwards]);
-    let command = environment.command(PROGRAM);
-    let pod = Pod::nobody_reads(lab.pod.run(|| spawn(command)));
-    wait_until("the rules", || {
-        environment.run(&lab.pod, &["check"]).status.success()
-    });
-    assert_eq!(command_line(&pod), format!("{PROGRAM}\0"), "not yet asleep");
-    wait_until("the log", || pod.has_said_something());
-    // Closing any of them waits for the kernel to free what was replaced, milliseconds long.
-    let sockets = if backend == "nftables" { 2 } else { 1 };
-    assert_eq!(
-        netfilter_sockets(&lab),
-        sockets,
-        "open until the log is out"
-    );
-    assert_eq!(pod.stop().code(), Some(0));
-}
-
-/// Others may write to the same pipe.
-fn a_log_that_is_full_from_the_start_keeps_it_from_nothing(backend: &str) {
-    let lab = Lab::new();
-    lab.pod.sysctl("ipv6/conf/eth0/disable_ipv6", "1");
-    let both = environment(backend).with(&[
-        "DEST_IPS=10.43.0.10,fd00:43::10",
-        "SRC_RANGES=192.0.2.0/24,2001:db8::/64",
-    ]);
-    let (_reader, mut writer) = pipe().unwrap();
-    writer.write_all(&[b'\n'; PIPE]).unwrap();
-    let mut command = both.command(PROGRAM);
-    command.stdout(writer).stderr(Stdio::null());
-    let pod = Pod::nobody_reads(lab.pod.run(|| command.spawn().unwrap()));
-    wait_until("the rules", || {
-        both.run(&lab.pod, &["check"]).status.success()
-    });
-    assert_eq!(pod.stop().code(), Some(0));
-}
-
-/// How many netlink sockets to netfilter are open in the pod.
-fn netfilter_sockets(lab: &Lab) -> usize {
-    let sockets = lab.pod.output(&["cat", "/proc/thread-self/net/netlink"]);
-    // The protocol, the second column, is NETLINK_NETFILTER; the port of the kernel's own is 0.
-    let columns = sockets.lines().map(|line| line.split_whitespace());
-    columns
-        .filter_map(|mut line| Some((line.nth(1)?, line.next()?)))
-        .filter(|&(protocol, port)| protocol == "12" && port != "0")
-        .count()
-}
-
-#[test]
-fn nobody_to_read_what_it_says_changes_no_exit_code() {
-    let namespace = Namespace::new();
-    let nothing = Environment::default();
-    for (arguments, code) in [
-        ([].as_slice(), 2),
-        (&["check"], 2),
-        (&["--help"], 0),
-        (&["--verbose"], 1),
-    ] {
-        let mut command = nothing.command(PROGRAM);
-        command.args(arguments);
-        let status = namespace.run(|| {
-            let (reader, writer) = pipe().unwrap();
-            drop(reader);
-            command.stdout(writer.try_clone().unwrap()).stderr(writer);
-            command.status().unwrap()
-        });
-        assert_eq!(status.code(), Some(code), "{arguments:?}");
-    }
-}
-
-/// What is opened next, a socket to the kernel, would be where it writes its log.
-#[test]
-fn nothing_else_takes_the_place_of_a_closed_stdout_or_stderr() {
-    let lab = Lab::new();
-    let closed = |environment: &Environment, argument: &str| {
-        let mut command = environment.command("/bin/sh");
-        command.args(["-c", &format!("exec {PROGRAM} {argument} <&- >&- 2>&-")]);
-        command
-    };
-    let wanted = environment("nftables");
-    let nothing = Environment::default();
-    for (environment, argument, code) in [
-        (&wanted, "check", 1),
-        (&nothing, "", 2),
-        (&nothing, "--help", 0),
-        (&nothing, "--verbose", 1),
-    ] {
-        let mut command = closed(environment, argument);
-        let status = lab.pod.run(|| command.status().unwrap());
-        assert_eq!(status.code(), Some(code), "{argument}");
-    }
-    let pod = Pod::of(lab.pod.run(|| spawn(closed(&wanted, ""))));
-    wait_until("its start anew, to sleep", || {
-        command_line(&pod) == format!("{PROGRAM}\0sleep\0")
-    });
-    let unix = lab.pod.output(&["cat", "/proc/thread-self/net/unix"]);
-    for place in 0..=2 {
-        let taken = fs::read_link(format!("/proc/{}/fd/{place}", pod.id())).unwrap();
-        let taken = taken.to_str().unwrap();
-        let inode = taken
-            .strip_prefix("socket:[")
-            .and_then(|it| it.strip_suffix(']'));
-        assert!(
-            unix.contains(inode.unwrap_or(taken)),
-            "{taken} at {place}: {unix}"
-        );
-    }
-    assert_eq!(pod.stop().code(), Some(0));
-    assert_eq!(wanted.run(&lab.pod, &["check"]).status.code(), Some(0));
-}
-
 #[test]
 fn one_that_only_holds_its_ports_needs_no_environment() {
     let lab = Lab::new();
@@ -277,7 +147,7 @@ fn the_rules_outlive_it(backend: &str) {
     Server::start(&lab, &[8080]);
     let pod = Pod::start(&lab.pod, &environment(backend));
     wait_until("its start anew, to sleep", || {
-        command_line(&pod) == format!("{PROGRAM}\0sleep\0")
+        pod.command_line() == format!("{PROGRAM}\0sleep\0")
     });
     assert_eq!(pod.stop().code(), Some(0));
     assert!(

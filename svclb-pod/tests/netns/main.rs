@@ -10,6 +10,7 @@
 mod killed;
 mod life;
 mod listing;
+mod output;
 mod ports;
 mod refusals;
 mod restart;

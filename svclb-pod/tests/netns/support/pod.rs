@@ -1,6 +1,7 @@
 //! The program under test, as a process in the pod's network namespace.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -106,6 +107,11 @@ impl Pod {
     /// What it has said, on stdout and on stderr.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// What it was called with.
+    pub(crate) fn command_line(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/cmdline", self.id())).unwrap()
     }
 
     /// Whether there is something to read of what nobody reads.
