@@ -67,18 +67,16 @@ pub async fn run(flags: &Flags) -> anyhow::Result<()> {
         });
         controller
             .run(|world| {
-                let done = releasing && release::released(world);
-                for daemonset in done
-                    .then(|| release::left_alone(world))
-                    .into_iter()
-                    .flatten()
-                {
+                if !(releasing && release::released(world)) {
+                    return false;
+                }
+                for daemonset in release::left_alone(world) {
                     tracing::warn!(
                         daemonset,
                         "left alone: it is ServiceLB's now, or in another namespace"
                     );
                 }
-                done
+                true
             })
             .await;
         anyhow::Ok(())
