@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use svclb_e2e::{cgroup, repository, wait};
 
 use crate::shared::said;
@@ -50,12 +50,11 @@ const VOLATILE: [&str; 17] = [
 ];
 
 /// What container runtimes, kubelets and network tools leave on a host.
-const TRACES: [&str; 12] = [
+const TRACES: [&str; 11] = [
     "/etc/cni",
     "/etc/containerd",
     "/etc/kubernetes",
     "/opt/containerd",
-    "/root/.kube",
     "/run/containerd",
     "/run/netns",
     "/run/xtables.lock",
@@ -112,8 +111,11 @@ impl Snapshot {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let mounts = mounts.lines().filter(|mount| !mount.contains(BINFMT_MISC));
         facts.insert("mounts".to_owned(), mounts.collect::<Vec<_>>().join("\n"));
-        for trace in TRACES {
-            facts.insert(trace.to_owned(), Path::new(trace).exists().to_string());
+        let kubectls = std::env::home_dir()
+            .context("there is no home folder")?
+            .join(".kube");
+        for trace in TRACES.iter().map(Path::new).chain([kubectls.as_path()]) {
+            facts.insert(trace.display().to_string(), trace.exists().to_string());
         }
         for hierarchy in cgroup_hierarchies()? {
             let cgroups = cgroups(&hierarchy, cluster).join(" ");
