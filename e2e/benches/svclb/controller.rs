@@ -15,7 +15,10 @@ use crate::cluster::Ended;
 use crate::folders::Folders;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const NAMESPACE: &str = "kube-system";
+/// Where its DaemonSets and svclb pods are.
+pub(crate) const NAMESPACE: &str = "kube-system";
+/// The label by which a DaemonSet and a svclb pod name their Service.
+pub(crate) const SERVICE_LABEL: &str = "svccontroller.k3s.cattle.io/svcname";
 const PORT: u16 = 9300;
 
 /// A running controller that has the Lease's and the stores' blessing. Dropped, it is killed.

@@ -93,12 +93,12 @@ fn main() -> Result<()> {
         let say =
             |what: &str| eprintln!("[{:5.0} s] {name}: {what}", begun.elapsed().as_secs_f64());
         let figures = run(&folders, &say).with_context(|| format!("measuring the part {name}"))?;
-        all.setting = setting();
-        all.figures.extend(figures.clone());
         let part = Report {
             setting: setting(),
             figures,
         };
+        all.setting.clone_from(&part.setting);
+        all.figures.extend_from_slice(&part.figures);
         write(&part, &folders.results.join(name))?;
         write(&all, &folders.results.join("all"))?;
     }

@@ -111,7 +111,7 @@ impl Figure {
 pub(crate) type Fact = (&'static str, String);
 
 /// Where and on what the figures were measured.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(crate) struct Setting {
     /// UTC, RFC 3339.
     pub(crate) date: String,

@@ -15,12 +15,10 @@ use svclb_e2e::{Host, Options, Progress, Temporary};
 use tokio::runtime::Runtime;
 
 use crate::cluster::{apply, build_images, pod_namespace};
-use crate::controller::Controller;
+use crate::controller::{Controller, NAMESPACE, SERVICE_LABEL};
 use crate::folders::Folders;
 use crate::load::Server;
 
-/// The label by which a DaemonSet and a svclb pod name their Service.
-const SERVICE_LABEL: &str = "svccontroller.k3s.cattle.io/svcname";
 /// The port of all Services here, and of the backends.
 const PORT: u16 = 8080;
 /// How long a client goes on trying until a node answers.
@@ -107,11 +105,9 @@ impl<'a> Bed<'a> {
         merge(&mut service["spec"], more);
         let (services, service) = (self.services(), object(service)?);
         let parameters = PostParams::default();
-        let created = services.create(&parameters, &service);
-        self.runtime
-            .block_on(created)
-            .with_context(|| format!("creating Service {name}"))?;
-        Ok(())
+        self.ask(services.create(&parameters, &service), || {
+            format!("creating Service {name}")
+        })
     }
 
     /// Changes a Service's type.
@@ -119,21 +115,17 @@ impl<'a> Bed<'a> {
         let patch = Patch::Merge(json!({"spec": {"type": kind}}));
         let services = self.services();
         let parameters = PatchParams::default();
-        let patched = services.patch(name, &parameters, &patch);
-        self.runtime
-            .block_on(patched)
-            .with_context(|| format!("patching Service {name}"))?;
-        Ok(())
+        self.ask(services.patch(name, &parameters, &patch), || {
+            format!("patching Service {name}")
+        })
     }
 
     /// Deletes a Service.
     pub(super) fn delete(&self, name: &str) -> Result<()> {
         let (services, parameters) = (self.services(), DeleteParams::default());
-        let deleted = services.delete(name, &parameters);
-        self.runtime
-            .block_on(deleted)
-            .with_context(|| format!("deleting Service {name}"))?;
-        Ok(())
+        self.ask(services.delete(name, &parameters), || {
+            format!("deleting Service {name}")
+        })
     }
 
     /// Sets or removes the label `at` of a node's backend, which the Local Service selects by.
@@ -143,11 +135,9 @@ impl<'a> Bed<'a> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), "default");
         let name = backend_name(node);
         let parameters = PatchParams::default();
-        let patched = pods.patch(&name, &parameters, &patch);
-        self.runtime
-            .block_on(patched)
-            .with_context(|| format!("labelling pod {name}"))?;
-        Ok(())
+        self.ask(pods.patch(&name, &parameters, &patch), || {
+            format!("labelling pod {name}")
+        })
     }
 
     /// The DaemonSet that the controller made for a Service.
@@ -163,31 +153,35 @@ impl<'a> Bed<'a> {
     /// Creates a DaemonSet.
     pub(super) fn create_daemonset(&self, daemonset: &DaemonSet) -> Result<()> {
         let (daemonsets, parameters) = (self.daemonsets(), PostParams::default());
-        let created = daemonsets.create(&parameters, daemonset);
-        self.runtime
-            .block_on(created)
-            .context("creating a DaemonSet")?;
-        Ok(())
+        self.ask(daemonsets.create(&parameters, daemonset), || {
+            "creating a DaemonSet".to_owned()
+        })
     }
 
     /// Deletes a DaemonSet as the controller does: its pods go after it.
     pub(super) fn delete_daemonset(&self, name: &str) -> Result<()> {
         let (daemonsets, parameters) = (self.daemonsets(), DeleteParams::background());
-        let deleted = daemonsets.delete(name, &parameters);
-        self.runtime
-            .block_on(deleted)
-            .with_context(|| format!("deleting DaemonSet {name}"))?;
-        Ok(())
+        self.ask(daemonsets.delete(name, &parameters), || {
+            format!("deleting DaemonSet {name}")
+        })
     }
 
     /// Patches a Service's status subresource, which takes finalizers as well.
     pub(super) fn patch_status(&self, name: &str, patch: Value) -> Result<()> {
         let (services, patch) = (self.services(), Patch::Strategic(patch));
         let parameters = PatchParams::default();
-        let patched = services.patch_status(name, &parameters, &patch);
-        self.runtime
-            .block_on(patched)
-            .with_context(|| format!("patching the status of Service {name}"))?;
+        self.ask(services.patch_status(name, &parameters, &patch), || {
+            format!("patching the status of Service {name}")
+        })
+    }
+
+    /// Waits until the API server has taken a request. `what` names it where it has not.
+    fn ask<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+        what: impl FnOnce() -> String,
+    ) -> Result<()> {
+        self.runtime.block_on(request).with_context(what)?;
         Ok(())
     }
 
@@ -196,7 +190,7 @@ impl<'a> Bed<'a> {
     }
 
     fn daemonsets(&self) -> Api<DaemonSet> {
-        Api::namespaced(self.client.clone(), "kube-system")
+        Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
     /// When each node first answered a client outside, while `work` is done here.

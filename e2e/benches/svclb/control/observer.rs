@@ -17,6 +17,9 @@ use serde_json::Value;
 use svclb_e2e::Cluster;
 use tokio::sync::oneshot;
 
+use super::bare;
+use crate::controller::SERVICE_LABEL;
+
 /// Nothing that is waited for takes longer, on however busy a machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -67,10 +70,9 @@ impl Seen {
 
     /// The name of the Service that a DaemonSet or a svclb pod belongs to, whoever made it.
     pub(super) fn service(&self) -> &str {
-        match self.text("/metadata/labels/svccontroller.k3s.cattle.io~1svcname") {
-            "" => self.text(&format!("/metadata/labels/{}", super::bare::LABEL)),
-            name => name,
-        }
+        let label = |name| self.object["metadata"]["labels"][name].as_str();
+        let name = label(SERVICE_LABEL).or_else(|| label(bare::LABEL));
+        name.unwrap_or_default()
     }
 }
 

@@ -14,8 +14,8 @@ use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use svclb_e2e::wait;
 
-use super::objects::{self, SERVICE_LABEL};
-use crate::controller::{Controller, Memory};
+use super::objects;
+use crate::controller::{Controller, Memory, SERVICE_LABEL};
 
 /// Nothing takes longer, on however busy a machine.
 const PATIENCE: Duration = Duration::from_secs(300);

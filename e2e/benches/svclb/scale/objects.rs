@@ -9,12 +9,9 @@ use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::controller::{NAMESPACE, SERVICE_LABEL};
 use crate::machine;
 
-/// Where the controller's DaemonSets and svclb pods are.
-pub(super) const NAMESPACE: &str = "kube-system";
-/// The label by which a DaemonSet and a svclb pod name their Service.
-pub(super) const SERVICE_LABEL: &str = "svccontroller.k3s.cattle.io/svcname";
 /// So many requests of the bench are under way at a time.
 const AT_A_TIME: usize = 16;
 /// The first Service's port: every Service has one of its own, or they would be in conflict.
